@@ -1,0 +1,80 @@
+"""What stands on disk: objects, the files of a generation, its manifest."""
+
+from dataclasses import dataclass
+
+import msgspec
+
+
+@dataclass(frozen=True, slots=True)
+class Object:
+    """One service's configuration, immutable and named by its content.
+
+    Attributes:
+        service: whose it is.
+        slug: the service's name as a file name.
+        sha: the first 16 hex digits of the SHA-256 of `content`.
+        content: the text nginx reads.
+        snippet: the text of `snippets/<slug>.conf`, which the user includes beside proxy_pass.
+    """
+
+    service: str
+    slug: str
+    sha: str
+    content: str
+    snippet: str
+
+    @property
+    def filename(self) -> str:
+        """`<slug>-<sha>.conf`."""
+        return f"{self.slug}-{self.sha}.conf"
+
+
+@dataclass(frozen=True, slots=True)
+class FileSet:
+    """Everything one generation consists of, except its number.
+
+    Attributes:
+        objects: by service name.
+        http: the text of http.conf with `{number}` still open: see `grayctl.render.entry`.
+        stream: the text of stream.conf.
+        digest: SHA-256 over all of it, 16 hex digits: two file sets with one digest serve alike.
+    """
+
+    objects: dict[str, Object]
+    http: str
+    stream: str
+    digest: str
+
+
+class Manifest(msgspec.Struct, frozen=True, kw_only=True):
+    """What a generation is, in manifest.json.
+
+    Attributes:
+        number: counts up from 0; the directory's name with six digits.
+        digest: the FileSet's.
+        objects: service name -> object file name.
+        snippets: name of the snippet set.
+        created: wall clock, seconds since the epoch.
+        cause: what made it, in one line.
+        trace_id: runs from Consul's wake to the proof.
+        quarantined: service name -> why its object is not the newest.
+    """
+
+    number: int
+    digest: str
+    objects: dict[str, str] = {}
+    snippets: str = ""
+    created: float = 0.0
+    cause: str = ""
+    trace_id: str = ""
+    quarantined: dict[str, str] = {}
+
+    @property
+    def name(self) -> str:
+        """The directory's name."""
+        return generation_name(self.number)
+
+
+def generation_name(number: int) -> str:
+    """`000042` for 42."""
+    return f"{number:06d}"

@@ -1,0 +1,126 @@
+"""The Plan: what nginx shall do, as upstreams and decision tables, before a letter of configuration is written.
+
+`render` prints the tables and `explain` interprets the same tables, so they cannot disagree. Today a service
+is one upstream and one Constant; maps, geos and splits join them with releases.
+"""
+
+from dataclasses import dataclass
+from enum import StrEnum
+
+from grayctl.model.tokens import Address, Expression, Variable, Word
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Server:
+    """One `server` line of an upstream: weight is 1-65535."""
+
+    address: Address
+    weight: int = 1
+    backup: bool = False
+    version: str = ""
+    instance: str = ""
+
+
+class Method(StrEnum):
+    """How an upstream chooses a server."""
+
+    ROUND_ROBIN = "round_robin"
+    LEAST_CONN = "least_conn"
+    IP_HASH = "ip_hash"
+    RANDOM = "random"
+    HASH = "hash"
+
+    @property
+    def knows_backup(self) -> bool:
+        """Whether nginx accepts `backup` servers beside this method."""
+        return self in {Method.ROUND_ROBIN, Method.LEAST_CONN}
+
+
+@dataclass(frozen=True, slots=True)
+class Balance:
+    """A method, with its key where the method is `hash`."""
+
+    method: Method = Method.ROUND_ROBIN
+    key: Expression | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Upstream:
+    """One `upstream` block. `servers` is sorted and never empty: nginx refuses an upstream without servers."""
+
+    name: Word
+    servers: tuple[Server, ...]
+    balance: Balance = Balance()
+    keepalive: int = 32
+    max_fails: int = 1
+    fail_timeout: float = 10.0
+    zone: str = "64k"
+
+
+@dataclass(frozen=True, slots=True)
+class Constant:
+    """A variable with one value. Written `split_clients "" $x { * value; }`, which costs nothing (FACTS)."""
+
+    variable: Variable
+    value: Word
+
+
+class Serving(StrEnum):
+    """Where a service's servers come from."""
+
+    LIVE = "live"  # the healthy instances that Consul names
+    KEPT = "kept"  # none is healthy: the ones that were healthy last
+    REFUSED = "refused"  # none ever was, or when_empty = "reject": 503
+
+
+class FieldFault(StrEnum):
+    """What was wrong with a registration."""
+
+    ADDRESS = "address"
+    PORT = "port"
+    VERSION = "version"
+    WEIGHT = "weight"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Finding:
+    """One thing about a registration that somebody should mend.
+
+    Attributes:
+        dropped: the instance gets no traffic because of it; otherwise a default stands in.
+    """
+
+    service: str
+    instance: str
+    field: FieldFault
+    value: str
+    why: str
+    dropped: bool
+
+
+@dataclass(frozen=True, slots=True)
+class ServicePlan:
+    """What nginx shall do for one service.
+
+    Attributes:
+        id: the service name in [a-z0-9_], as in `$gray_<id>`.
+        known: the servers that were healthy last, for `keep_last` after a restart.
+        notices: one line each, for status.
+    """
+
+    service: str
+    id: str
+    upstreams: tuple[Upstream, ...]
+    tables: tuple[Constant, ...]
+    serving: Serving
+    known: tuple[Server, ...]
+    findings: tuple[Finding, ...] = ()
+    notices: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """All services, by name; and those that cannot be planned, with the reason."""
+
+    services: dict[str, ServicePlan]
+    refused: dict[str, str]
