@@ -187,7 +187,10 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
         re.compile(r"(https?://[^/\s]+/?|unix:///\S+)\Z"),
         "http://HOST:PORT, https://HOST:PORT or unix:///PATH",
     ),
-    "consul.prefix": (re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"), "a key prefix without slashes at its ends"),
+    "consul.prefix": (
+        re.compile(r"[A-Za-z0-9_.-]+(/[A-Za-z0-9_.-]+)*\Z"),
+        "a key prefix without slashes at its ends",
+    ),
     "services.*.when_empty": (re.compile(r"(keep_last|reject)\Z"), "keep_last or reject"),
     "services.*.balance": (_BALANCE, "round_robin, least_conn, ip_hash, random or 'hash $variable'"),
     "services.*.zone": (re.compile(r"\d+[km]\Z"), "a size such as 64k or 1m"),
@@ -233,7 +236,9 @@ def parse(text: str, name: str) -> Settings:
     _refuse_unknown(raw, Settings, "", text, name)
     if "token" in raw.get("consul", {}):
         where = _where(name, text, "consul.token")
-        raise SettingsError(f"{where}: a token does not belong in the settings; put it into a file and name that in token_file")
+        raise SettingsError(
+            f"{where}: a token does not belong in the settings; put it into a file and name that in token_file"
+        )
     try:
         settings = msgspec.convert(raw, Settings, dec_hook=_decode)
     except msgspec.ValidationError as error:
@@ -362,7 +367,9 @@ def line_of(text: str, key: str) -> int | None:
         stripped = line.strip()
         if header := re.match(r"\[\s*([^\[\]]+?)\s*\]", stripped):
             table = _key_parts(header[1])
-        elif assigned := re.match(r"((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", stripped):
+        elif assigned := re.match(
+            r"((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", stripped
+        ):
             path = table + _key_parts(assigned[1])
             if path == wanted:
                 return number
@@ -397,5 +404,7 @@ def read_token(consul: ConsulSettings) -> Secret:
             "Make it readable for the user that grayctl runs as"
         ) from error
     if not token or any(not 33 <= ord(letter) <= 126 for letter in token):  # noqa: PLR2004 -- printable ASCII
-        raise SettingsError(f"consul.token_file: {consul.token_file} holds no token: write the token's secret id on one line")
+        raise SettingsError(
+            f"consul.token_file: {consul.token_file} holds no token: write the token's secret id on one line"
+        )
     return Secret(token)

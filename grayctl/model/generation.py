@@ -4,6 +4,9 @@ from dataclasses import dataclass
 
 import msgspec
 
+# Stands in FileSet.http where the generation's number and digest go once it is written.
+GENERATION = "@generation@"
+
 
 @dataclass(frozen=True, slots=True)
 class Object:
@@ -35,7 +38,7 @@ class FileSet:
 
     Attributes:
         objects: by service name.
-        http: the text of http.conf with `{number}` still open: see `grayctl.render.entry`.
+        http: the text of http.conf, with GENERATION where `<number> <digest>` goes.
         stream: the text of stream.conf.
         digest: SHA-256 over all of it, 16 hex digits: two file sets with one digest serve alike.
     """

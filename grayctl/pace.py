@@ -1,0 +1,55 @@
+"""When to apply: at once when quiet, coalesced under churn. Pure; times are monotonic seconds.
+
+At most one reload per interval; the interval starts at `min_interval` and doubles while changes keep arriving
+before it has passed, up to `max_delay`; a quiet `max_delay` brings it back. Policy changes and rollbacks skip it.
+"""
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True, slots=True)
+class Pace:
+    """What decides when the next apply is due.
+
+    Attributes:
+        min_interval: seconds between two reloads in peace.
+        max_delay: the longest a change may wait, and the ceiling of the interval.
+        interval: the interval now in force.
+        last_reload: when nginx was last signalled; None when never.
+        waiting_since: when the oldest change not yet applied arrived; None when there is none.
+        urgent: a change that skips the interval is waiting.
+    """
+
+    min_interval: float
+    max_delay: float
+    interval: float = 0.0
+    last_reload: float | None = None
+    waiting_since: float | None = None
+    urgent: bool = False
+
+    def changed(self, now: float, *, urgent: bool = False) -> "Pace":
+        """A change arrived."""
+        waiting = now if self.waiting_since is None else self.waiting_since
+        return replace(self, waiting_since=waiting, urgent=self.urgent or urgent)
+
+    def due(self) -> float | None:
+        """When to apply: a time (perhaps past), or None when nothing waits."""
+        if self.waiting_since is None:
+            return None
+        if self.urgent or self.last_reload is None:
+            return self.waiting_since
+        free = self.last_reload + max(self.interval, self.min_interval)
+        return max(self.waiting_since, min(free, self.waiting_since + self.max_delay))
+
+    def applied(self, now: float, *, reloaded: bool) -> "Pace":
+        """Everything that waited was converged at `now`; `reloaded` says whether nginx was signalled for it."""
+        if not reloaded:
+            return replace(self, waiting_since=None, urgent=False)
+        quiet_for = float("inf") if self.last_reload is None else now - self.last_reload
+        if quiet_for >= self.max_delay:
+            interval = self.min_interval
+        elif quiet_for <= 2 * max(self.interval, self.min_interval):
+            interval = min(self.max_delay, 2 * max(self.interval, self.min_interval))
+        else:
+            interval = self.interval
+        return replace(self, interval=interval, last_reload=now, waiting_since=None, urgent=False)

@@ -1,0 +1,201 @@
+"""Catalog -> Plan: what nginx shall do for each service.
+
+A service without a Release is one upstream of its healthy instances with their weights, and the constant
+`$gray_<id>` that names it.
+"""
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grayctl.model.catalog import Catalog, Registration
+from grayctl.model.plan import (
+    Balance,
+    Constant,
+    Method,
+    Plan,
+    Server,
+    ServicePlan,
+    Serving,
+    Upstream,
+)
+from grayctl.model.tokens import Address, Expression, Variable, Word
+from grayctl.policy.admission import Admitted, admit
+from grayctl.settings import ServiceSettings, Settings, listen_address
+
+# The refusals' ports, counted from nginx.refuse (DESIGN.md, "A Release").
+REFUSE_BAD_REQUEST, REFUSE_UNAVAILABLE, REFUSE_GRPC_BAD_REQUEST, REFUSE_GRPC_UNAVAILABLE = range(4)
+
+_NOT_ID = re.compile(r"[^a-z0-9_]")
+_NOT_SLUG = re.compile(r"[^a-z0-9_.-]")
+# A hash bucket's element: a pointer, the length (2 bytes) and the name, rounded up to the pointer's size; the
+# bucket ends with one more pointer (ngx_hash.c). So 46 bytes fit into nginx's default bucket of 64.
+_POINTER = 8
+_LONGEST_PREFIX = len("gray_")
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a service served last: where `keep_last` and "names stay" come from.
+
+    Attributes:
+        id: the published id.
+        servers: the ones that were healthy last; empty when none ever was.
+    """
+
+    id: str
+    servers: tuple[Server, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What nginx's hashes take: `variables_hash_bucket_size` of the user's configuration, in bytes."""
+
+    variables_hash_bucket_size: int = 64
+
+    @property
+    def longest_id(self) -> int:
+        """The longest service id whose variables fit into a bucket."""
+        return self.variables_hash_bucket_size - 2 * _POINTER - 2 - _LONGEST_PREFIX
+
+
+def service_id(service: str) -> str:
+    """The service's name in [a-z0-9_], as in `$gray_<id>`."""
+    return _NOT_ID.sub("_", service.lower())
+
+
+def service_slug(service: str) -> str:
+    """The service's name for files and upstreams; two names with different ids have different slugs."""
+    return _NOT_SLUG.sub("_", service.lower())
+
+
+def resolve(
+    catalog: Catalog,
+    known: Mapping[str, Known],
+    settings: Settings,
+    limits: Limits,
+    before: Plan | None = None,
+) -> Plan:
+    """Decide what nginx shall do for every service that is watched or was published.
+
+    Args:
+        catalog: complete.
+        known: what each published service served last; a name once published stays.
+        settings: the services' own settings, the watch rules, the ports of the refusals.
+        limits: of the nginx at hand.
+        before: the previous Plan; a service whose plan comes out equal keeps its very object, so that whoever
+            caches by identity need not compare.
+
+    Returns:
+        A plan for every service, or the reason why one cannot have any (an id taken by another, a name too long).
+    """
+    owner = {one.id: service for service, one in sorted(known.items())}
+    services: dict[str, ServicePlan] = {}
+    refused: dict[str, str] = {}
+    for service in sorted(catalog.services.keys() | known.keys()):
+        identity = service_id(service)
+        first = owner.setdefault(identity, service)
+        if first != service:
+            refused[service] = f"its id {identity!r} belongs to {first!r}; rename one of the two services"
+        elif len(identity) > limits.longest_id:
+            refused[service] = (
+                f"its id has {len(identity)} characters, nginx's variables hash takes {limits.longest_id}; "
+                f"set 'variables_hash_bucket_size {2 * limits.variables_hash_bucket_size};' in the http block"
+            )
+        else:
+            plan = resolve_service(
+                service, catalog.services.get(service, ()), catalog.names, known.get(service), settings
+            )
+            earlier = before.services.get(service) if before else None
+            services[service] = earlier if earlier == plan else plan
+    return Plan(services, refused)
+
+
+def resolve_service(
+    service: str,
+    registrations: tuple[Registration, ...],
+    names: Mapping[str, tuple[str, ...]],
+    known: Known | None,
+    settings: Settings,
+) -> ServicePlan:
+    """One service's part of the Plan."""
+    own = settings.service(service)
+    admitted = admit(registrations, names, settings.watch)
+    last = known.servers if known else ()
+    if admitted.healthy:
+        serving, servers = Serving.LIVE, admitted.healthy
+    elif last and own.when_empty == "keep_last":
+        serving, servers = Serving.KEPT, last
+    else:
+        serving, servers = Serving.REFUSED, ()
+    identity, name = service_id(service), Word(f"{service_slug(service)}.gray")
+    return ServicePlan(
+        service=service,
+        id=identity,
+        upstreams=(_upstream(name, servers, own, settings),),
+        tables=(Constant(Variable(f"gray_{identity}"), name),),
+        serving=serving,
+        known=admitted.healthy or last,
+        findings=admitted.findings,
+        notices=_notices(serving, servers, admitted, own),
+    )
+
+
+def refusal_address(settings: Settings, offset: int) -> Address:
+    """The loopback listener that answers a refusal."""
+    host, port = listen_address(settings.nginx.refuse)
+    return Address(host, port + offset)
+
+
+def _upstream(name: Word, servers: tuple[Server, ...], own: ServiceSettings, settings: Settings) -> Upstream:
+    if not servers:
+        return Upstream(name, (Server(refusal_address(settings, REFUSE_UNAVAILABLE)),), keepalive=0)
+    balance = parse_balance(own.balance)
+    return Upstream(
+        name,
+        _rank(servers, balance.method),
+        balance,
+        keepalive=own.keepalive,
+        max_fails=own.max_fails,
+        fail_timeout=own.fail_timeout,
+        zone=own.zone,
+    )
+
+
+def _rank(servers: tuple[Server, ...], method: Method) -> tuple[Server, ...]:
+    """Settle who is a backup: nginx refuses an upstream of backups alone, and backups beside some methods."""
+    primaries = tuple(server for server in servers if not server.backup)
+    if primaries and method.knows_backup:
+        return servers
+    return primaries or tuple(
+        Server(server.address, server.weight, version=server.version, instance=server.instance) for server in servers
+    )
+
+
+def parse_balance(text: str) -> Balance:
+    """`least_conn`, or `hash $request_uri` (consistent hashing).
+
+    Raises:
+        ValueError: on an unknown method or a key that is no nginx expression.
+    """
+    method, _, key = text.partition(" ")
+    return Balance(Method(method), Expression(key) if key else None)
+
+
+def _notices(
+    serving: Serving, servers: tuple[Server, ...], admitted: Admitted, own: ServiceSettings
+) -> tuple[str, ...]:
+    notices = []
+    if serving is Serving.KEPT:
+        notices.append(f"no healthy instance: the last {len(servers)} known stay in use")
+    if serving is Serving.REFUSED:
+        why = "when_empty is reject" if own.when_empty == "reject" else "none was ever healthy"
+        notices.append(f"no healthy instance, and {why}: answering 503")
+    versions = sorted({server.version for server in servers if server.version})
+    if len(versions) > 1:
+        notices.append(f"serves several versions without a release: {', '.join(versions)}")
+    if any(server.backup for server in servers) and not parse_balance(own.balance).method.knows_backup:
+        notices.append(f"balance {own.balance} knows no backup servers: they are left out while others are healthy")
+    if admitted.idle:
+        notices.append(f"{admitted.idle} healthy with weight 0: no traffic")
+    return tuple(notices)

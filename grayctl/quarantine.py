@@ -1,0 +1,77 @@
+"""Quarantine: which service is at fault, and what is served instead. Pure.
+
+A service whose template or data fails, or that nginx refuses, stays at its last good object while all others
+move on. It leaves by itself, when what it would be has changed and passes, or when a retry finds it passing.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+
+from grayctl.model.generation import Object
+
+
+@dataclass(frozen=True, slots=True)
+class Case:
+    """One service in quarantine.
+
+    Attributes:
+        reason: nginx's own words, or the template's error.
+        since: wall clock, seconds since the epoch.
+        sha: the object that was refused; empty when there was none to refuse.
+    """
+
+    reason: str
+    since: float
+    sha: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Ward:
+    """The cases, by service."""
+
+    cases: dict[str, Case] = field(default_factory=dict)
+
+    def admit(self, service: str, reason: str, now: float, sha: str = "") -> "Ward":
+        """Put a service into quarantine; one that is there already keeps its time of entry."""
+        earlier = self.cases.get(service)
+        since = earlier.since if earlier else now
+        return replace(self, cases={**self.cases, service: Case(reason, since, sha)})
+
+    def release(self, service: str) -> "Ward":
+        """Let a service out."""
+        return replace(self, cases={name: case for name, case in self.cases.items() if name != service})
+
+    def holds(self, candidate: Object) -> bool:
+        """Whether this very object was refused, so that trying it again can wait for a retry."""
+        case = self.cases.get(candidate.service)
+        return case is not None and case.sha == candidate.sha
+
+    def reasons(self) -> dict[str, str]:
+        """Service -> reason."""
+        return {service: case.reason for service, case in sorted(self.cases.items())}
+
+
+def substitute(
+    rendered: Mapping[str, Object], ward: Ward, last_good: Mapping[str, Object], stubs: Mapping[str, Object]
+) -> dict[str, Object]:
+    """What each service gets: its new object, or in quarantine its last good one, or a stub that answers 503.
+
+    Args:
+        rendered: service -> new object; a service whose template failed is missing.
+        ward: who is in quarantine.
+        last_good: service -> object of the current generation.
+        stubs: service -> object that answers 503, for quarantined services that were never good.
+    """
+    chosen = {service: one for service, one in rendered.items() if not ward.holds(one)}
+    for service in ward.cases:
+        if service not in chosen:
+            stand_in = last_good.get(service) or stubs.get(service)
+            if stand_in is not None:
+                chosen[service] = stand_in
+    return chosen
+
+
+def culprit(path: str, objects: Mapping[str, Object]) -> str | None:
+    """The service whose object nginx named in `path`; None when it is no object of this candidate."""
+    name = path.rpartition("/")[2]
+    return next((service for service, one in objects.items() if one.filename == name), None)

@@ -1,0 +1,1 @@
+"""Plan in, FileSet out: typed tokens printed by Jinja2 templates."""

@@ -1,0 +1,191 @@
+"""Plan + templates -> FileSet: one object a service, and the entry files that include them."""
+
+import hashlib
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+import msgspec
+
+from grayctl.errors import TemplateError
+from grayctl.model.generation import GENERATION, FileSet, Object
+from grayctl.model.plan import Plan, Server, ServicePlan, Serving, Upstream
+from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
+from grayctl.policy.resolve import (
+    REFUSE_BAD_REQUEST,
+    REFUSE_GRPC_BAD_REQUEST,
+    REFUSE_GRPC_UNAVAILABLE,
+    REFUSE_UNAVAILABLE,
+    refusal_address,
+    service_slug,
+)
+from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
+from grayctl.settings import Settings, listen_address
+
+_HEADER = "# grayctl "
+_SHA_DIGITS = 16
+
+
+@dataclass(frozen=True, slots=True)
+class Dialect:
+    """What the nginx at hand understands."""
+
+    http2: bool = True
+    http2_directive: bool = False  # `http2 on;`, from 1.25.1; before that a parameter of `listen`
+
+
+@dataclass(frozen=True, slots=True)
+class ServerView:
+    """A server, as templates see it."""
+
+    address: Address
+    weight: int
+    backup: bool
+    version: Note
+    instance: Note
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamView:
+    """An upstream, as templates see it. `method` is for comparing; `method_name` prints."""
+
+    name: Word
+    zone: Word
+    method: str
+    method_name: Word
+    key: Expression | None
+    keepalive: int
+    max_fails: int
+    fail_timeout: Seconds
+    servers: tuple[ServerView, ...]
+
+
+class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
+    """The first line of an object: what it serves, so that a restart, `status` and `generation diff` can tell.
+
+    Attributes:
+        known: address, port, weight, backup, version, instance of the servers that were healthy last.
+    """
+
+    service: str
+    id: str
+    serving: Serving
+    known: tuple[tuple[str, int, int, bool, str, str], ...] = ()
+
+    def servers(self) -> tuple[Server, ...]:
+        """The known servers."""
+        return tuple(
+            Server(Address(host, port), weight, backup=backup, version=version, instance=instance)
+            for host, port, weight, backup, version, instance in self.known
+        )
+
+
+class Renderer:
+    """Renders services one by one and remembers what it rendered, so that one change renders one object."""
+
+    def __init__(self, templates: Templates, settings: Settings, dialect: Dialect) -> None:
+        self._templates = templates
+        self._settings = settings
+        self._dialect = dialect
+        self._done: dict[str, tuple[ServicePlan, Object | TemplateError]] = {}
+
+    def objects(self, plan: Plan) -> tuple[dict[str, Object], dict[str, TemplateError]]:
+        """The object of every service that renders, and the error of every one that does not."""
+        done = {
+            service: (one, held[1])
+            if (held := self._done.get(service)) and held[0] is one
+            else (one, self._service(one))
+            for service, one in plan.services.items()
+        }
+        self._done = done
+        rendered = {service: result for service, (_, result) in done.items() if isinstance(result, Object)}
+        failed = {service: result for service, (_, result) in done.items() if isinstance(result, TemplateError)}
+        return rendered, failed
+
+    def file_set(self, objects: Mapping[str, Object]) -> FileSet:
+        """The entry files over `objects`, and the digest of it all.
+
+        Raises:
+            TemplateError: when http.conf.j2 or stream.conf.j2 fails: then no generation can be made.
+        """
+        settings, dialect = self._settings, self._dialect
+        ordered = dict(sorted(objects.items()))
+        host, port = listen_address(settings.nginx.marker)
+        http = self._templates.render(
+            HTTP,
+            objects=[Path(f"{settings.state_dir}/objects/{one.filename}") for one in ordered.values()],
+            marker=Address(host, port),
+            # the number is known only when the generation is written, and the digest must not depend on it
+            generation=Note(GENERATION),
+            refuse_bad_request=refusal_address(settings, REFUSE_BAD_REQUEST),
+            refuse_unavailable=refusal_address(settings, REFUSE_UNAVAILABLE),
+            refuse_grpc_bad_request=refusal_address(settings, REFUSE_GRPC_BAD_REQUEST),
+            refuse_grpc_unavailable=refusal_address(settings, REFUSE_GRPC_UNAVAILABLE),
+            http2=dialect.http2,
+            http2_directive=dialect.http2_directive,
+        )
+        stream = self._templates.render(STREAM)
+        return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
+
+    def _service(self, plan: ServicePlan) -> Object | TemplateError:
+        try:
+            body = self._templates.render(
+                self._templates.for_service(plan.service),
+                service=Note(plan.service),
+                id=Word(plan.id),
+                upstreams=tuple(_view(upstream) for upstream in plan.upstreams),
+                tables=plan.tables,
+            )
+            snippet = self._templates.render(
+                SNIPPET, service=Note(plan.service), id=Word(plan.id), variable=Variable(f"gray_{plan.id}")
+            )
+        except TemplateError as error:
+            return error
+        return make_object(plan, body, snippet)
+
+
+def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
+    """The object of a service: its header, then what the template made."""
+    header = ObjectHeader(
+        service=plan.service,
+        id=plan.id,
+        serving=plan.serving,
+        known=tuple(
+            (one.address.host, one.address.port, one.weight, one.backup, one.version, one.instance)
+            for one in plan.known
+        ),
+    )
+    content = f"{_HEADER}{msgspec.json.encode(header).decode()}\n{body}"
+    return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)
+
+
+def read_header(content: str) -> ObjectHeader | None:
+    """What an object says about itself; None when its first line says nothing readable."""
+    first, _, _ = content.partition("\n")
+    try:
+        return msgspec.json.decode(first.removeprefix(_HEADER), type=ObjectHeader)
+    except msgspec.DecodeError:
+        return None
+
+
+def _view(upstream: Upstream) -> UpstreamView:
+    return UpstreamView(
+        name=upstream.name,
+        zone=Word(upstream.zone),
+        method=upstream.balance.method,
+        method_name=Word(upstream.balance.method),
+        key=upstream.balance.key,
+        keepalive=upstream.keepalive,
+        max_fails=upstream.max_fails,
+        fail_timeout=Seconds(upstream.fail_timeout),
+        servers=tuple(
+            ServerView(one.address, one.weight, one.backup, Note(one.version), Note(one.instance))
+            for one in upstream.servers
+        ),
+    )
+
+
+def _sha(texts: Iterable[str]) -> str:
+    digest = hashlib.sha256()
+    for text in texts:
+        digest.update(text.encode("utf-8", "surrogatepass"))
+    return digest.hexdigest()[:_SHA_DIGITS]
