@@ -1,0 +1,1 @@
+"""What the tests share: free ports, child processes, a real Consul, a real nginx."""
