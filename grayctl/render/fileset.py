@@ -16,6 +16,7 @@ from grayctl.policy.resolve import (
     REFUSE_GRPC_UNAVAILABLE,
     REFUSE_UNAVAILABLE,
     refusal_address,
+    resolve_service,
     service_slug,
 )
 from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
@@ -63,19 +64,20 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
     """The first line of an object: what it serves, so that a restart, `status` and `generation diff` can tell.
 
     Attributes:
-        known: address, port, weight, backup, version, instance of the servers that were healthy last.
+        known: address, port, weight, backup, version of the servers that were healthy last. Not their ids: a new
+            id for the same server is no reason to reload.
     """
 
     service: str
     id: str
     serving: Serving
-    known: tuple[tuple[str, int, int, bool, str, str], ...] = ()
+    known: tuple[tuple[str, int, int, bool, str], ...] = ()
 
     def servers(self) -> tuple[Server, ...]:
         """The known servers."""
         return tuple(
-            Server(Address(host, port), weight, backup=backup, version=version, instance=instance)
-            for host, port, weight, backup, version, instance in self.known
+            Server(Address(host, port), weight, backup=backup, version=version)
+            for host, port, weight, backup, version in self.known
         )
 
 
@@ -126,21 +128,28 @@ class Renderer:
         stream = self._templates.render(STREAM)
         return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
 
+    def stub(self, service: str) -> Object:
+        """The object of a service that cannot be rendered and never was: it answers 503 with the shipped template."""
+        plan = resolve_service(service, (), {}, None, self._settings)
+        return _render(plan, Templates())
+
     def _service(self, plan: ServicePlan) -> Object | TemplateError:
         try:
-            body = self._templates.render(
-                self._templates.for_service(plan.service),
-                service=Note(plan.service),
-                id=Word(plan.id),
-                upstreams=tuple(_view(upstream) for upstream in plan.upstreams),
-                tables=plan.tables,
-            )
-            snippet = self._templates.render(
-                SNIPPET, service=Note(plan.service), id=Word(plan.id), variable=Variable(f"gray_{plan.id}")
-            )
+            return _render(plan, self._templates)
         except TemplateError as error:
             return error
-        return make_object(plan, body, snippet)
+
+
+def _render(plan: ServicePlan, templates: Templates) -> Object:
+    variable, name = Variable(f"gray_{plan.id}"), Note(plan.service)
+    body = templates.render(
+        templates.for_service(plan.service),
+        service=name,
+        variable=variable,
+        upstreams=tuple(_view(upstream) for upstream in plan.upstreams),
+        tables=plan.tables,
+    )
+    return make_object(plan, body, templates.render(SNIPPET, service=name, variable=variable))
 
 
 def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
@@ -149,10 +158,7 @@ def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
         service=plan.service,
         id=plan.id,
         serving=plan.serving,
-        known=tuple(
-            (one.address.host, one.address.port, one.weight, one.backup, one.version, one.instance)
-            for one in plan.known
-        ),
+        known=tuple((one.address.host, one.address.port, one.weight, one.backup, one.version) for one in plan.known),
     )
     content = f"{_HEADER}{msgspec.json.encode(header).decode()}\n{body}"
     return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)

@@ -1,0 +1,289 @@
+"""The way of one change: Catalog -> Plan -> FileSet -> candidate -> checked -> served -> recorded.
+
+`Converger.converge` reads top to bottom. Everything before the candidate is pure; everything after it is
+`grayctl.nginx`. It compares what shall be with what is, never what changed: a change that failed is not lost.
+"""
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from grayctl import log
+from grayctl.errors import TemplateError
+from grayctl.model.catalog import Catalog, Freeze
+from grayctl.model.generation import FileSet, Manifest, Object
+from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.plan import Plan
+from grayctl.nginx.generations import Store
+from grayctl.nginx.site import Checked, Site
+from grayctl.policy.resolve import Known, Limits, resolve
+from grayctl.quarantine import Ward, culprit, substitute
+from grayctl.render.fileset import Renderer, read_header
+from grayctl.settings import Settings
+
+# A generation that nginx took and did not serve is signalled again after this many seconds, doubling up to the
+# ceiling: unlike a check, a reload costs running requests.
+_RELOAD_AGAIN, _RELOAD_CEILING = 10.0, 300.0
+
+
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """What the world asks for.
+
+    Attributes:
+        catalog: complete.
+        freeze: the brake, where one stands.
+        cause: what woke us, in one line.
+        trace_id: runs from Consul's wake to the proof.
+        retry: try again what was refused before: its cause may have gone.
+    """
+
+    catalog: Catalog
+    freeze: Freeze | None
+    cause: str
+    trace_id: str
+    retry: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Refusal:
+    """A digest that nginx did not take: not tried again before `until` (monotonic seconds)."""
+
+    outcome: Rejected | RolledBack
+    until: float
+    delay: float
+
+
+class Converger:
+    """Holds what must be remembered from one change to the next; writes nothing itself.
+
+    Args:
+        settings: the settings in force.
+        renderer: templates and what they rendered before.
+        store: the generations on disk.
+        site: the nginx that serves them.
+        limits: what that nginx's hashes take.
+        clock: wall clock, for records only.
+        monotonic: decides about retries.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        renderer: Renderer,
+        store: Store,
+        site: Site,
+        limits: Limits,
+        *,
+        clock: Callable[[], float] = time.time,
+        monotonic: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._settings = settings
+        self._renderer = renderer
+        self._store = store
+        self._site = site
+        self._limits = limits
+        self._clock = clock
+        self._monotonic = monotonic
+        self._log = log.get("converge")
+        self._refusals: dict[str, _Refusal] = {}
+        self._good: dict[str, Object] = {}
+        self._known: dict[str, Known] = {}
+        self._serving: Manifest | None = None
+        self.plan: Plan | None = None
+        self.ward = Ward()
+        self.load()
+
+    def load(self) -> None:
+        """Take what the current generation serves as the last good state."""
+        self._serving = self._store.current()
+        self._remember(self._store.objects(self._serving) if self._serving else {})
+        cases = self._serving.quarantined if self._serving else {}
+        for service, reason in cases.items():
+            self.ward = self.ward.admit(service, reason, self._serving.created if self._serving else 0.0)
+
+    def reconfigure(self, settings: Settings, renderer: Renderer, limits: Limits) -> None:
+        """Use other settings and templates from the next change on; what was refused may pass with them."""
+        self._settings, self._renderer, self._limits = settings, renderer, limits
+        self._refusals.clear()
+        self.plan, self.ward = None, Ward()
+
+    @property
+    def serving(self) -> Manifest | None:
+        """The generation that stands; None before the first."""
+        return self._serving
+
+    @property
+    def pending(self) -> bool:
+        """Whether something was refused and waits for a retry."""
+        return bool(self._refusals) or bool(self.ward.cases)
+
+    async def converge(self, wanted: Wanted) -> Outcome:
+        """One change, from a complete catalog to an nginx that provably serves it.
+
+        Returns:
+            What came of it. Whatever it is, what nginx served before is served still, or the new is proven.
+
+        Raises:
+            StateError: the state directory cannot be written; nginx serves on.
+            NginxError: nginx cannot be asked (binary missing, configuration unreadable); nginx serves on.
+        """
+        began = self._monotonic()
+        self.plan = resolve(wanted.catalog, self._known, self._settings, self._limits, self.plan)
+        rendered, failed = self._renderer.objects(self.plan)
+        ward = self._judge(self.plan, rendered, failed, retry=wanted.retry)
+        while True:
+            files = self._choose(rendered, ward)
+            if isinstance(files, Rejected):
+                return files
+            if self._serves(files):
+                return self._unchanged(files, ward)
+            if wanted.freeze is not None:
+                return Held(self._number, "freeze", wanted.freeze.reason)
+            if remembered := self._refused(files.digest, retry=wanted.retry):
+                return remembered
+            rendered_at = self._monotonic()
+            candidate = self._store.write(
+                files, cause=wanted.cause, trace_id=wanted.trace_id, created=self._clock(), quarantined=ward.reasons()
+            )
+            written_at = self._monotonic()
+            checked = await self._site.check(candidate)
+            if checked.ok:
+                break
+            held = await self._user_at_fault()
+            if held is not None:
+                return held
+            guilty = await self._find_culprit(checked, files)
+            if guilty is None:
+                return self._reject(files, "; ".join(checked.messages))
+            ward = ward.admit(guilty, "; ".join(checked.messages), self._clock(), files.objects[guilty].sha)
+        timings = {"render": rendered_at - began, "write": written_at - rendered_at, "check": checked.seconds}
+        return await self._activate(candidate, files, ward, timings)
+
+    async def roll_back_to(self, number: int, cause: str, trace_id: str) -> Outcome:
+        """Serve what generation `number` served, as a new generation.
+
+        Raises:
+            StateError: when there is no such generation, or it is damaged.
+        """
+        files = self._renderer.file_set(self._store.objects(self._store.read(number)))
+        candidate = self._store.write(
+            files, cause=cause, trace_id=trace_id, created=self._clock(), quarantined=self.ward.reasons()
+        )
+        checked = await self._site.check(candidate)
+        if not checked.ok:
+            return self._reject(files, "; ".join(checked.messages))
+        return await self._activate(candidate, files, self.ward, {"check": checked.seconds})
+
+    # ------------------------------------------------------------ before the candidate
+
+    @property
+    def _number(self) -> int:
+        return self._serving.number if self._serving else 0
+
+    def _remember(self, good: dict[str, Object]) -> None:
+        """Keep the last good objects, and what each says that its service served last."""
+        known: dict[str, Known] = {}
+        for service, one in good.items():
+            if self._good.get(service) == one and service in self._known:
+                known[service] = self._known[service]
+            elif header := read_header(one.content):
+                known[service] = Known(header.id, header.servers())
+        self._good, self._known = good, known
+
+    def _judge(
+        self, plan: Plan, rendered: Mapping[str, Object], failed: Mapping[str, TemplateError], *, retry: bool
+    ) -> Ward:
+        """Who is in quarantine before nginx was asked: what cannot be planned or rendered, and what nginx refused."""
+        ward = Ward()
+        now = self._clock()
+        reasons = {**plan.refused, **{service: str(error) for service, error in failed.items()}}
+        for service, case in self.ward.cases.items():
+            if service in reasons or (service in rendered and case.sha == rendered[service].sha and not retry):
+                ward = ward.admit(service, case.reason, case.since, case.sha)
+        for service, reason in reasons.items():
+            ward = ward.admit(service, reason, now)
+        return ward
+
+    def _choose(self, rendered: Mapping[str, Object], ward: Ward) -> FileSet | Rejected:
+        stubs = {
+            service: self._renderer.stub(service)
+            for service in ward.cases
+            if service not in self._good and self.plan is not None and service not in self.plan.refused
+        }
+        try:
+            return self._renderer.file_set(substitute(rendered, ward, self._good, stubs))
+        except TemplateError as error:
+            return Rejected(self._number, "", str(error))
+
+    def _serves(self, files: FileSet) -> bool:
+        return self._serving is not None and self._serving.digest == files.digest and self._store.stands(self._serving)
+
+    def _refused(self, digest: str, *, retry: bool) -> Outcome | None:
+        refusal = self._refusals.get(digest)
+        if refusal is None:
+            return None
+        checked_only = isinstance(refusal.outcome, Rejected)
+        if retry and (checked_only or self._monotonic() >= refusal.until):
+            return None
+        return refusal.outcome
+
+    # ------------------------------------------------------------ the candidate was refused
+
+    async def _user_at_fault(self) -> Held | None:
+        """Whether the tree that stands fails too: then the user's own configuration is broken, and no service."""
+        current = await self._site.check_current()
+        return None if current.ok else Held(self._number, "user-config", "; ".join(current.messages))
+
+    async def _find_culprit(self, checked: Checked, files: FileSet) -> str | None:
+        """The service at fault: by nginx's file and line, else by halving the services that are new."""
+        suspects = [service for service, one in files.objects.items() if self._good.get(service) != one]
+        if checked.culprit is not None:
+            named = culprit(checked.culprit.file, files.objects)
+            if named in suspects:
+                return named
+        if not suspects or await self._fails_with(files, []):
+            return None
+        while len(suspects) > 1:
+            half = suspects[: len(suspects) // 2]
+            suspects = half if await self._fails_with(files, half) else suspects[len(half) :]
+        return suspects[0]
+
+    async def _fails_with(self, files: FileSet, suspects: list[str]) -> bool:
+        """Whether nginx refuses the last good objects with only `suspects` taken from `files`."""
+        objects = {
+            service: one if service in suspects else self._good.get(service) or self._renderer.stub(service)
+            for service, one in files.objects.items()
+        }
+        trial = self._store.write(
+            self._renderer.file_set(objects), cause="looking for the culprit", trace_id="", created=self._clock()
+        )
+        return not (await self._site.check(trial)).ok
+
+    def _reject(self, files: FileSet, reason: str) -> Rejected:
+        outcome = Rejected(self._number, files.digest, reason)
+        self._refusals = {files.digest: _Refusal(outcome, 0.0, 0.0)}
+        return outcome
+
+    # ------------------------------------------------------------ the candidate passed
+
+    async def _activate(
+        self, candidate: Manifest, files: FileSet, ward: Ward, timings: dict[str, float]
+    ) -> Applied | RolledBack:
+        result = await self._site.activate(candidate)
+        if isinstance(result, RolledBack):
+            earlier = self._refusals.get(files.digest)
+            delay = min(_RELOAD_CEILING, 2 * earlier.delay) if earlier and earlier.delay else _RELOAD_AGAIN
+            self._refusals = {files.digest: _Refusal(result, self._monotonic() + delay, delay)}
+            return result
+        changed = tuple(service for service, one in files.objects.items() if self._good.get(service) != one)
+        self._serving, self.ward = candidate, ward
+        self._remember(dict(files.objects))
+        self._refusals.clear()
+        return Applied(candidate.number, result.proven, changed, ward.reasons(), {**timings, "reload": result.seconds})
+
+    def _unchanged(self, files: FileSet, ward: Ward) -> Unchanged:
+        self.ward = ward
+        self._refusals.clear()
+        self._log.debug("unchanged", generation=self._number, digest=files.digest)
+        return Unchanged(self._number)

@@ -1,0 +1,119 @@
+"""Prometheus metrics: what is counted and timed, under Prometheus's naming."""
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.exposition import CONTENT_TYPE_LATEST
+
+from grayctl import __version__
+from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.plan import Plan, Serving
+
+_FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
+CONTENT_TYPE = CONTENT_TYPE_LATEST
+
+_OUTCOME_NAMES: dict[type[Outcome], str] = {
+    Unchanged: "unchanged",
+    Applied: "applied",
+    Held: "held",
+    Rejected: "rejected",
+    RolledBack: "rolled_back",
+}
+
+
+def outcome_name(outcome: Outcome) -> str:
+    """`applied`, `rolled_back`, ... as in metrics, logs and commands."""
+    return _OUTCOME_NAMES[type(outcome)]
+
+
+class Metrics:
+    """Everything grayctl exposes on /metrics; docs/operations.md explains each."""
+
+    def __init__(self) -> None:
+        self.registry = CollectorRegistry()
+        counter, gauge = self._counter, self._gauge
+        gauge("grayctl_build_info", "Always 1; the version is a label.", "version").labels(__version__).set(1)
+        self.outcomes = counter("grayctl_converges_total", "Converges by what came of them.", "outcome")
+        self.reloads = counter("grayctl_reloads_total", "Reloads of nginx that were proven.")
+        self.rollbacks = counter("grayctl_rollbacks_total", "Generations put back because nginx did not prove them.")
+        self.steps = Histogram(
+            "grayctl_step_duration_seconds",
+            "How long a step of one change took: wake, render, write, check, reload (signal to proof).",
+            ["step"],
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.change = Histogram(
+            "grayctl_change_duration_seconds",
+            "From Consul's wake to the proof that nginx serves the change.",
+            buckets=_FAST,
+            registry=self.registry,
+        )
+        self.generation = gauge("grayctl_generation", "The generation that stands.")
+        self.proven = gauge("grayctl_generation_proven", "1 when nginx has answered the generation that stands.")
+        self.quarantined = gauge("grayctl_quarantined_services", "Services that stay at their last good object.")
+        self.services = gauge("grayctl_services", "Services published, by where their servers come from.", "serving")
+        self.dropped = gauge("grayctl_dropped_instances", "Instances dropped for their registration.", "service")
+        self.frozen = gauge("grayctl_frozen", "1 while a freeze stands.")
+        self.nginx_up = gauge("grayctl_nginx_up", "1 while the nginx master runs.")
+        self.consul_up = gauge("grayctl_consul_up", "1 while Consul answers.")
+        self.consul_errors = counter("grayctl_consul_errors_total", "Failed requests to Consul.", "kind")
+        self.consul_requests = counter("grayctl_consul_requests_total", "Answered requests to Consul.", "endpoint")
+        self.watch_lag = gauge("grayctl_watch_lag_seconds", "Seconds since Consul was last heard.")
+        self.long_polls = gauge("grayctl_watch_long_polls", "Blocking queries held open.")
+
+    def record(self, outcome: Outcome, waited: float, total: float) -> None:
+        """Count one converge. `waited` and `total` are seconds since Consul's wake, before it and after it."""
+        self.outcomes.labels(outcome_name(outcome)).inc()
+        match outcome:
+            case Applied(generation=number, proven=proven, timings=timings):
+                self.generation.set(number)
+                self.proven.set(proven)
+                self.steps.labels("wake").observe(waited)
+                for step, seconds in timings.items():
+                    self.steps.labels(step).observe(seconds)
+                self.change.observe(total)
+                self.reloads.inc(proven)
+            case RolledBack():
+                self.rollbacks.inc()
+            case _:
+                pass
+
+    def describe(self, plan: Plan, quarantined: int) -> None:
+        """Set what the Plan says."""
+        self.quarantined.set(quarantined)
+        servings = [one.serving for one in plan.services.values()]
+        for serving in Serving:
+            self.services.labels(serving).set(servings.count(serving))
+        self.dropped.clear()
+        for service, one in plan.services.items():
+            dropped = {finding.instance for finding in one.findings if finding.dropped}
+            if dropped:
+                self.dropped.labels(service).set(len(dropped))
+
+    def exposition(self) -> bytes:
+        """The text that Prometheus scrapes."""
+        return generate_latest(self.registry)
+
+    def _counter(self, name: str, text: str, *labels: str) -> Counter:
+        return Counter(name, text, labels, registry=self.registry)
+
+    def _gauge(self, name: str, text: str, *labels: str) -> Gauge:
+        return Gauge(name, text, labels, registry=self.registry)
+
+
+class ConsulObserver:
+    """Counts what the watcher tells (see `grayctl.consul.watch.WatchObserver`)."""
+
+    def __init__(self, metrics: Metrics) -> None:
+        self._metrics = metrics
+
+    def answered(self, endpoint: str, seconds: float) -> None:
+        """One request was answered."""
+        del seconds  # a long poll's duration says how quiet Consul is, nothing else
+        self._metrics.consul_requests.labels(endpoint).inc()
+
+    def failed(self, error: Exception) -> None:
+        """One request failed."""
+        self._metrics.consul_errors.labels(type(error).__name__).inc()
+
+    def published(self, wake: object) -> None:
+        """A catalog was published."""

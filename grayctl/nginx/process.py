@@ -1,0 +1,152 @@
+"""The nginx process: who its master is, who its workers are, and a signal that can reach nobody else."""
+
+import os
+import shlex
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+
+from grayctl.nginx.inspect import Facts
+
+_PROC = Path("/proc")
+_MASTER_TITLE = "nginx: master process "
+_WORKER_TITLE = "nginx: worker process"
+_LEAVING = "is shutting down"
+_STAT_START_TIME = 19  # field 22 of proc(5) stat, counted after the command's closing parenthesis
+_STAT_PARENT = 1
+
+
+@dataclass(frozen=True, slots=True)
+class Master:
+    """A proven master: a pid alone may be anybody's by the time it is used."""
+
+    pid: int
+    start_time: int
+
+
+@dataclass(frozen=True, slots=True)
+class Worker:
+    """A worker process of a master."""
+
+    pid: int
+    start_time: int
+    leaving: bool
+
+
+def find_master(facts: Facts) -> Master | None:
+    """The running master of this nginx: by pid file, proven by executable, command line and start time."""
+    try:
+        pid = int(facts.pid_file.read_text(encoding="ascii").strip())
+    except (OSError, ValueError):
+        return None
+    return Master(pid, start) if _is_ours(pid, facts) and (start := start_time(pid)) is not None else None
+
+
+def is_alive(master: Master) -> bool:
+    """Whether this very process still runs."""
+    return start_time(master.pid) == master.start_time
+
+
+def start_time(pid: int) -> int | None:
+    """A process's start time in clock ticks since boot; None when there is no such process, or it is a zombie."""
+    fields = _stat(pid)
+    return None if fields is None or fields[0] in {"Z", "X"} else int(fields[_STAT_START_TIME])
+
+
+def workers(master: Master) -> list[Worker]:
+    """The workers of a master, those that are shutting down included; cache helpers are none."""
+    found = []
+    for pid in _children(master.pid):
+        title, start = _title(pid), start_time(pid)
+        if title.startswith(_WORKER_TITLE) and start is not None:
+            found.append(Worker(pid, start, _LEAVING in title))
+    return found
+
+
+def orphans(facts: Facts) -> list[int]:
+    """Workers of this nginx whose master is dead: they may hold its ports. To be reported, never signalled."""
+    found = []
+    for entry in _PROC.iterdir():
+        if not entry.name.isdigit() or not _title(int(entry.name)).startswith(_WORKER_TITLE):
+            continue
+        fields = _stat(int(entry.name))
+        parent = int(fields[_STAT_PARENT]) if fields else 0
+        if fields and not _title(parent).startswith(_MASTER_TITLE) and _executable(int(entry.name)) == facts.binary:
+            found.append(int(entry.name))
+    return found
+
+
+def hang_up(master: Master) -> bool:
+    """Send SIGHUP to exactly this process (pidfd_send_signal(2)); False when it is gone."""
+    try:
+        descriptor = os.pidfd_open(master.pid)
+    except ProcessLookupError:
+        return False
+    try:
+        # the descriptor holds whoever has the pid now; the start time tells whether that is still our master
+        if not is_alive(master):
+            return False
+        signal.pidfd_send_signal(descriptor, signal.SIGHUP)
+    except ProcessLookupError:
+        return False
+    finally:
+        os.close(descriptor)
+    return True
+
+
+def _is_ours(pid: int, facts: Facts) -> bool:
+    title = _title(pid)
+    if not title.startswith(_MASTER_TITLE) or _executable(pid) != facts.binary:
+        return False
+    return _conf_of(title.removeprefix(_MASTER_TITLE), facts) == facts.conf
+
+
+def _conf_of(command: str, facts: Facts) -> Path:
+    """The configuration that a master's command line names; the compiled default where it names none."""
+    try:
+        words = shlex.split(command)
+    except ValueError:
+        words = command.split()
+    prefix, conf = facts.prefix, None
+    for flag, value in zip(words, words[1:], strict=False):
+        if flag == "-p":
+            prefix = Path(value)
+        elif flag == "-c":
+            conf = value
+    return prefix / conf if conf else facts.default_conf
+
+
+def _children(pid: int) -> list[int]:
+    try:
+        listed = (_PROC / f"{pid}/task/{pid}/children").read_text(encoding="ascii")
+    except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or no such process
+        return [
+            int(entry.name)
+            for entry in _PROC.iterdir()
+            if entry.name.isdigit() and (fields := _stat(int(entry.name))) and int(fields[_STAT_PARENT]) == pid
+        ]
+    except OSError:
+        return []
+    return [int(child) for child in listed.split()]
+
+
+def _stat(pid: int) -> list[str] | None:
+    try:
+        return (_PROC / f"{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+    except OSError:
+        return None
+
+
+def _title(pid: int) -> str:
+    try:
+        return (_PROC / f"{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
+    except OSError:
+        return ""
+
+
+def _executable(pid: int) -> Path | None:
+    """A process's executable; one that a package upgrade has replaced counts under its old name."""
+    try:
+        return Path(os.readlink(_PROC / f"{pid}/exe").removesuffix(" (deleted)"))
+    except OSError:
+        return None

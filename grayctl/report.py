@@ -1,0 +1,231 @@
+"""Builds what `grayctl status` shows, and puts outcomes into words."""
+
+import os
+import time
+from dataclasses import asdict
+from pathlib import Path
+
+from grayctl import __version__
+from grayctl.consul.watch import Watcher
+from grayctl.converge import Converger
+from grayctl.metrics import outcome_name
+from grayctl.model.catalog import Catalog, Freeze
+from grayctl.model.generation import Manifest
+from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.plan import Finding, Server, ServicePlan
+from grayctl.model.report import (
+    ConsulReport,
+    FreezeReport,
+    GenerationReport,
+    NginxReport,
+    Result,
+    ServerReport,
+    ServiceReport,
+    Status,
+)
+from grayctl.nginx.generations import Store
+from grayctl.nginx.inspect import Facts
+from grayctl.nginx.site import Site
+from grayctl.quarantine import Case
+from grayctl.render.fileset import read_header
+from grayctl.settings import Settings
+
+_EXIT_CODES: dict[type[Outcome], int] = {Unchanged: 0, Applied: 0, Held: 1, Rejected: 1, RolledBack: 3}
+
+
+def summary(outcome: Outcome) -> str:
+    """An outcome as one sentence."""
+    match outcome:
+        case Unchanged(generation=number):
+            return f"generation {number} stands: nothing to change"
+        case Applied(generation=number, proven=True, changed=changed):
+            return f"generation {number} is served ({len(changed)} services changed)"
+        case Applied(generation=number):
+            return f"generation {number} is checked and stands; nginx does not run, its next start serves it"
+        case Held(generation=number, by=by, reason=reason):
+            return f"held at generation {number} ({by}): {reason}"
+        case Rejected(generation=number, reason=reason):
+            return f"refused by the check, generation {number} stays: {reason}"
+        case RolledBack(generation=number, failed=failed, reason=reason, restored=restored):
+            proof = "proven again" if restored else "NOT proven: look at nginx now"
+            return f"generation {failed} was not served ({reason}); generation {number} is back, {proof}"
+
+
+def fields(outcome: Outcome) -> dict[str, object]:
+    """An outcome's own fields, for a log event."""
+    return asdict(outcome)
+
+
+def result(outcome: Outcome) -> Result:
+    """An outcome as a command's answer."""
+    return Result(
+        outcome=outcome_name(outcome),
+        message=summary(outcome),
+        exit_code=_EXIT_CODES[type(outcome)],
+        generation=outcome.generation,
+    )
+
+
+def build_status(
+    *,
+    settings: Settings,
+    started: float,
+    converger: Converger,
+    site: Site,
+    facts: Facts,
+    watcher: Watcher | None,
+    catalog: Catalog | None,
+    freeze: Freeze | None,
+    last: str,
+) -> Status:
+    """The daemon's own view."""
+    plan, ward = converger.plan, converger.ward
+    services = tuple(
+        _service(one, len(catalog.services.get(name, ())) if catalog else 0, ward.cases.get(name))
+        for name, one in (plan.services if plan else {}).items()
+    )
+    refused = tuple(f"{name}: {why}" for name, why in (plan.refused if plan else {}).items())
+    policies = tuple(
+        f"{entry.key}: this version of grayctl does not apply releases yet; the service is served without it"
+        for entry in (catalog.kv.get("releases", ()) if catalog else ())
+    )
+    return Status(
+        node=settings.node,
+        version=__version__,
+        daemon=True,
+        pid=os.getpid(),
+        started=started,
+        generation=_generation(converger.serving, proven=site.proven),
+        nginx=NginxReport(
+            version=facts.version,
+            binary=str(facts.binary),
+            conf=str(facts.conf),
+            pid=site.master.pid if site.master else None,
+            staging=site.staging,
+            orphans=len(site.orphans),
+        ),
+        consul=_consul(settings, watcher),
+        freeze=None
+        if freeze is None
+        else FreezeReport(
+            reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
+        ),
+        last_outcome=last,
+        services=services,
+        warnings=refused + policies,
+    )
+
+
+def disk_status(settings: Settings) -> Status:
+    """What the state directory tells when no daemon answers."""
+    store = Store(Path(settings.state_dir))
+    serving = store.current()
+    services = []
+    for name, one in (store.objects(serving) if serving else {}).items():
+        header = read_header(one.content)
+        servers = header.servers() if header else ()
+        services.append(
+            ServiceReport(
+                service=name,
+                id=header.id if header else "",
+                serving=str(header.serving) if header else "unknown",
+                versions=_versions(servers),
+                servers=_servers(servers),
+                registered=0,
+                dropped=0,
+                quarantine=serving.quarantined.get(name, "") if serving else "",
+            )
+        )
+    return Status(
+        node=settings.node,
+        version=__version__,
+        daemon=False,
+        generation=_generation(serving, proven=store.state().proven),
+        services=tuple(services),
+        warnings=("no daemon answers: this is what the state directory says",),
+    )
+
+
+def _generation(manifest: Manifest | None, *, proven: bool) -> GenerationReport | None:
+    if manifest is None:
+        return None
+    return GenerationReport(
+        number=manifest.number,
+        digest=manifest.digest,
+        created=manifest.created,
+        cause=manifest.cause,
+        proven=proven,
+    )
+
+
+def _consul(settings: Settings, watcher: Watcher | None) -> ConsulReport | None:
+    if watcher is None:
+        return None
+    state = watcher.state
+    return ConsulReport(
+        address=settings.consul.address,
+        connected=state.connected,
+        since=state.since,
+        last_error=state.last_error,
+        services_watched=state.services_watched,
+        cold=state.cold,
+        long_polls=state.long_polls,
+    )
+
+
+def _service(plan: ServicePlan, registered: int, case: Case | None) -> ServiceReport:
+    servers = plan.upstreams[0].servers if plan.serving != "refused" else ()
+    return ServiceReport(
+        service=plan.service,
+        id=plan.id,
+        serving=plan.serving,
+        versions=_versions(servers),
+        servers=_servers(servers),
+        registered=registered,
+        dropped=len({finding.instance for finding in plan.findings if finding.dropped}),
+        findings=tuple(_words(finding) for finding in plan.findings),
+        notices=plan.notices,
+        quarantine=case.reason if case else "",
+        quarantined_since=case.since if case else None,
+    )
+
+
+def _words(finding: Finding) -> str:
+    what = "dropped" if finding.dropped else "noted"
+    return f"{finding.instance}: {what}: {finding.field} {finding.value!r}: {finding.why}"
+
+
+def _total(servers: tuple[Server, ...]) -> int:
+    return sum(one.weight for one in servers if not one.backup) or 1
+
+
+def _servers(servers: tuple[Server, ...]) -> tuple[ServerReport, ...]:
+    total = _total(servers)
+    return tuple(
+        ServerReport(
+            address=one.address.text,
+            instance=one.instance,
+            version=one.version,
+            weight=one.weight,
+            share=0.0 if one.backup else one.weight / total,
+            backup=one.backup,
+        )
+        for one in servers
+    )
+
+
+def _versions(servers: tuple[Server, ...]) -> dict[str, float]:
+    total = _total(servers)
+    versions: dict[str, float] = {}
+    for one in servers:
+        versions[one.version] = versions.get(one.version, 0.0) + (0 if one.backup else one.weight / total)
+    return dict(sorted(versions.items()))
+
+
+def age(since: float) -> str:
+    """How long ago, for a person: `3 s`, `5 min`, `2 h`, `4 d`."""
+    seconds = max(0.0, time.time() - since)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
