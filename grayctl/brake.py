@@ -47,8 +47,10 @@ def write_local(state_dir: Path, freeze: Freeze | None) -> None:
 
 
 class Brake:
-    """Which freeze stands. Expiry is measured on the monotonic clock from when a freeze was first seen, so that
-    a wall clock that jumps neither releases nor prolongs it.
+    """Which freeze stands.
+
+    Expiry is measured on the monotonic clock from when a freeze was first seen, so that a wall clock that jumps
+    neither releases nor prolongs it.
 
     Args:
         state_dir: where this node's freeze is kept.

@@ -8,17 +8,17 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
-from grayctl import log
 from grayctl.errors import TemplateError
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import FileSet, Manifest, Object
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Plan
+from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
-from grayctl.nginx.site import Checked, Site
+from grayctl.nginx.site import Site
 from grayctl.policy.resolve import Known, Limits, resolve
 from grayctl.quarantine import Ward, culprit, substitute
-from grayctl.render.fileset import Renderer, read_header
+from grayctl.render.fileset import Renderer, known_of
 from grayctl.settings import Settings
 
 # A generation that nginx took and did not serve is signalled again after this many seconds, doubling up to the
@@ -85,7 +85,6 @@ class Converger:
         self._limits = limits
         self._clock = clock
         self._monotonic = monotonic
-        self._log = log.get("converge")
         self._refusals: dict[str, _Refusal] = {}
         self._good: dict[str, Object] = {}
         self._known: dict[str, Known] = {}
@@ -127,6 +126,7 @@ class Converger:
         Raises:
             StateError: the state directory cannot be written; nginx serves on.
             NginxError: nginx cannot be asked (binary missing, configuration unreadable); nginx serves on.
+            TemplateError: the entry template, which all services share, fails; nginx serves on.
         """
         began = self._monotonic()
         self.plan = resolve(wanted.catalog, self._known, self._settings, self._limits, self.plan)
@@ -134,14 +134,8 @@ class Converger:
         ward = self._judge(self.plan, rendered, failed, retry=wanted.retry)
         while True:
             files = self._choose(rendered, ward)
-            if isinstance(files, Rejected):
-                return files
-            if self._serves(files):
-                return self._unchanged(files, ward)
-            if wanted.freeze is not None:
-                return Held(self._number, "freeze", wanted.freeze.reason)
-            if remembered := self._refused(files.digest, retry=wanted.retry):
-                return remembered
+            if settled := self._settled(files, ward, wanted):
+                return settled
             rendered_at = self._monotonic()
             candidate = self._store.write(
                 files, cause=wanted.cause, trace_id=wanted.trace_id, created=self._clock(), quarantined=ward.reasons()
@@ -149,16 +143,14 @@ class Converger:
             written_at = self._monotonic()
             checked = await self._site.check(candidate)
             if checked.ok:
-                break
-            held = await self._user_at_fault()
-            if held is not None:
+                timings = {"render": rendered_at - began, "write": written_at - rendered_at, "check": checked.seconds}
+                return await self._activate(candidate, files, ward, timings)
+            if held := await self._user_at_fault():
                 return held
             guilty = await self._find_culprit(checked, files)
             if guilty is None:
                 return self._reject(files, "; ".join(checked.messages))
             ward = ward.admit(guilty, "; ".join(checked.messages), self._clock(), files.objects[guilty].sha)
-        timings = {"render": rendered_at - began, "write": written_at - rendered_at, "check": checked.seconds}
-        return await self._activate(candidate, files, ward, timings)
 
     async def roll_back_to(self, number: int, cause: str, trace_id: str) -> Outcome:
         """Serve what generation `number` served, as a new generation.
@@ -183,13 +175,9 @@ class Converger:
 
     def _remember(self, good: dict[str, Object]) -> None:
         """Keep the last good objects, and what each says that its service served last."""
-        known: dict[str, Known] = {}
-        for service, one in good.items():
-            if self._good.get(service) == one and service in self._known:
-                known[service] = self._known[service]
-            elif header := read_header(one.content):
-                known[service] = Known(header.id, header.servers())
-        self._good, self._known = good, known
+        changed = {service: one for service, one in good.items() if self._good.get(service) != one}
+        kept = {service: one for service, one in self._known.items() if service in good and service not in changed}
+        self._good, self._known = good, {**kept, **known_of(changed)}
 
     def _judge(
         self, plan: Plan, rendered: Mapping[str, Object], failed: Mapping[str, TemplateError], *, retry: bool
@@ -205,19 +193,29 @@ class Converger:
             ward = ward.admit(service, reason, now)
         return ward
 
-    def _choose(self, rendered: Mapping[str, Object], ward: Ward) -> FileSet | Rejected:
+    def _choose(self, rendered: Mapping[str, Object], ward: Ward) -> FileSet:
+        """What each service gets, as files.
+
+        Raises:
+            TemplateError: the shared entry template fails: nothing new can be made, what stands is served on.
+        """
         stubs = {
             service: self._renderer.stub(service)
             for service in ward.cases
             if service not in self._good and self.plan is not None and service not in self.plan.refused
         }
-        try:
-            return self._renderer.file_set(substitute(rendered, ward, self._good, stubs))
-        except TemplateError as error:
-            return Rejected(self._number, "", str(error))
+        return self._renderer.file_set(substitute(rendered, ward, self._good, stubs))
 
-    def _serves(self, files: FileSet) -> bool:
-        return self._serving is not None and self._serving.digest == files.digest and self._store.stands(self._serving)
+    def _settled(self, files: FileSet, ward: Ward, wanted: Wanted) -> Outcome | None:
+        """The outcome that needs no nginx: nothing changed, frozen, or refused before."""
+        serving = self._serving
+        if serving is not None and serving.digest == files.digest and self._store.stands(serving):
+            self.ward = ward
+            self._refusals.clear()
+            return Unchanged(serving.number)
+        if wanted.freeze is not None:
+            return Held(self._number, "freeze", wanted.freeze.reason)
+        return self._refused(files.digest, retry=wanted.retry)
 
     def _refused(self, digest: str, *, retry: bool) -> Outcome | None:
         refusal = self._refusals.get(digest)
@@ -281,9 +279,3 @@ class Converger:
         self._remember(dict(files.objects))
         self._refusals.clear()
         return Applied(candidate.number, result.proven, changed, ward.reasons(), {**timings, "reload": result.seconds})
-
-    def _unchanged(self, files: FileSet, ward: Ward) -> Unchanged:
-        self.ward = ward
-        self._refusals.clear()
-        self._log.debug("unchanged", generation=self._number, digest=files.digest)
-        return Unchanged(self._number)

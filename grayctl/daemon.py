@@ -12,23 +12,23 @@ from pathlib import Path
 import structlog
 
 from grayctl import __version__, brake, log, systemd
+from grayctl.assembly import assemble, dialect
 from grayctl.brake import Brake
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.watch import Wake, Watcher
-from grayctl.converge import Converger, Wanted
-from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError
+from grayctl.converge import Wanted
+from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError, TemplateError
 from grayctl.metrics import ConsulObserver, Metrics, outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.report import Result, Status
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
-from grayctl.nginx.site import Site
 from grayctl.pace import Pace
 from grayctl.policy.resolve import Limits
-from grayctl.render.fileset import Dialect, Renderer
+from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
-from grayctl.report import build_status, fields, result, summary
+from grayctl.report import build_status, fields, held_by, result, summary
 from grayctl.serve import Faces, control_app, metrics_app
 from grayctl.settings import Settings, load
 
@@ -86,19 +86,9 @@ class Daemon:
 
     async def _start(self, store: Store) -> None:
         self._store = store
-        self._facts = await asyncio.to_thread(inspect, self._settings.nginx, self._state_dir)
-        self._site = Site(self._settings.nginx, self._settings.reload, store, self._facts)
-        templates = Templates(self._settings.templates_dir)
-        for name, error in templates.broken.items():
-            self._log.error("template_broken", template=name, error=str(error))
-        renderer = self._renderer(self._settings, templates)
-        self._broken_templates = set(templates.broken)
-        recovered = await self._site.recover()
-        self._log.info("recovered", **recovered.event())
-        self._converger = Converger(self._settings, renderer, store, self._site, self._limits())
-        if self._converger.serving is None:
-            await self._site.init(renderer.file_set(stubs(self._settings, renderer)))
-            self._converger.load()
+        parts = await assemble(self._settings, store)
+        self._facts, self._site, self._converger = parts.facts, parts.site, parts.converger
+        self._broken_templates = set(parts.templates.broken)
         self._log.info(
             "started", version=__version__, node=self._settings.node, pid=os.getpid(), nginx=self._facts.version
         )
@@ -211,8 +201,8 @@ class Daemon:
             with structlog.contextvars.bound_contextvars(trace_id=trace_id):
                 try:
                     outcome = await self._converger.converge(Wanted(catalog, self._frozen, cause, trace_id, retry))
-                except (StateError, NginxError, OSError) as error:
-                    outcome = Held(self._number, "nginx" if isinstance(error, NginxError) else "disk", str(error))
+                except (StateError, NginxError, TemplateError) as error:
+                    outcome = Held(self._number, held_by(error), str(error))
                 self._record(outcome, began - woke, time.monotonic() - woke, cause)
             return outcome
 
@@ -276,7 +266,8 @@ class Daemon:
             self._facts = await asyncio.to_thread(inspect, settings.nginx, self._state_dir)
             self._site.reconfigure(settings.nginx, settings.reload, self._facts)
             self._broken_templates = set(templates.broken)
-            self._converger.reconfigure(settings, self._renderer(settings, templates), self._limits())
+            renderer = Renderer(templates, settings, dialect(self._facts))
+            self._converger.reconfigure(settings, renderer, Limits(self._facts.variables_hash_bucket_size))
         if (settings.consul, settings.watch) == (self._settings.consul, self._settings.watch):
             self._log.info("reread", watch="goes on")
         self._settings = settings
@@ -342,14 +333,6 @@ class Daemon:
     @property
     def _number(self) -> int:
         return self._converger.serving.number if self._converger.serving else 0
-
-    def _renderer(self, settings: Settings, templates: Templates) -> Renderer:
-        return Renderer(
-            templates, settings, Dialect(http2=self._facts.has_http2, http2_directive=self._facts.http2_directive)
-        )
-
-    def _limits(self) -> Limits:
-        return Limits(self._facts.variables_hash_bucket_size)
 
     def _refresh_metrics(self) -> None:
         metrics, watcher = self._metrics, self._watcher

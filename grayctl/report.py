@@ -1,13 +1,13 @@
 """Builds what `grayctl status` shows, and puts outcomes into words."""
 
 import os
-import time
 from dataclasses import asdict
 from pathlib import Path
 
 from grayctl import __version__
 from grayctl.consul.watch import Watcher
 from grayctl.converge import Converger
+from grayctl.errors import GrayctlError, NginxError, TemplateError
 from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import Manifest
@@ -64,6 +64,13 @@ def result(outcome: Outcome) -> Result:
         exit_code=_EXIT_CODES[type(outcome)],
         generation=outcome.generation,
     )
+
+
+def held_by(error: GrayctlError) -> str:
+    """Which part of the machinery failed, as in Held."""
+    if isinstance(error, NginxError):
+        return "nginx"
+    return "template" if isinstance(error, TemplateError) else "disk"
 
 
 def build_status(
@@ -220,12 +227,3 @@ def _versions(servers: tuple[Server, ...]) -> dict[str, float]:
     for one in servers:
         versions[one.version] = versions.get(one.version, 0.0) + (0 if one.backup else one.weight / total)
     return dict(sorted(versions.items()))
-
-
-def age(since: float) -> str:
-    """How long ago, for a person: `3 s`, `5 min`, `2 h`, `4 d`."""
-    seconds = max(0.0, time.time() - since)
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if seconds >= size:
-            return f"{seconds / size:.0f} {unit}"
-    return f"{seconds:.0f} s"

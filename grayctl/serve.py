@@ -142,6 +142,12 @@ def _peer_uid(request: web.Request) -> int:
     return int(uid)
 
 
+def _clear(path: Path) -> None:
+    """Make way for the socket; the lock on the state directory says that nobody listens on an old one."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.unlink(missing_ok=True)
+
+
 class Faces:
     """Starts and stops the listeners."""
 
@@ -169,8 +175,7 @@ class Faces:
         Raises:
             OSError: when the socket cannot be made.
         """
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)
+        _clear(path)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
         mask = os.umask(0o117)

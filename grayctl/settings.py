@@ -88,6 +88,11 @@ class WatchSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_long_polls: Annotated[int, Meta(ge=12)] = 90
     full_reread: Duration = Duration(300.0)
 
+    @property
+    def exact(self) -> tuple[str, ...]:
+        """The services that are watched by their exact name, and so are always defined."""
+        return tuple(name for name in self.services if not set(name) & set("*?["))
+
 
 class NginxSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """Which nginx, and the loopback ports that belong to grayctl inside it."""
@@ -332,7 +337,12 @@ def _finish(settings: Settings, env: Mapping[str, str]) -> Settings:
     if consul.token_file:
         changes.pop("token", None)
     consul = msgspec.structs.replace(consul, **changes)
-    return msgspec.structs.replace(settings, consul=consul, node=settings.node or socket.gethostname())
+    return msgspec.structs.replace(
+        settings,
+        consul=consul,
+        node=settings.node or socket.gethostname(),
+        state_dir=str(Path(settings.state_dir).absolute()),
+    )
 
 
 def _address_from_env(value: str, *, ssl: str) -> str:

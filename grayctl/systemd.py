@@ -15,7 +15,7 @@ def notify(**fields: str) -> None:
     message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
     target = f"\0{address[1:]}" if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
-        sender.setblocking(False)
+        sender.setblocking(False)  # noqa: FBT003 -- socket takes no keyword
         try:
             sender.sendto(message, target)
         except OSError:

@@ -57,6 +57,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
         digest: the FileSet's.
         objects: service name -> object file name.
         snippets: name of the snippet set.
+        files: http.conf and stream.conf -> the first 16 hex digits of the SHA-256 of each.
         created: wall clock, seconds since the epoch.
         cause: what made it, in one line.
         trace_id: runs from Consul's wake to the proof.
@@ -67,6 +68,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     digest: str
     objects: dict[str, str] = {}
     snippets: str = ""
+    files: dict[str, str] = {}
     created: float = 0.0
     cause: str = ""
     trace_id: str = ""
@@ -76,6 +78,11 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
     def name(self) -> str:
         """The directory's name."""
         return generation_name(self.number)
+
+    @property
+    def stamp(self) -> str:
+        """`000042 <digest>`: what stands for GENERATION, and what the marker answers."""
+        return f"{self.name} {self.digest}"
 
 
 def generation_name(number: int) -> str:

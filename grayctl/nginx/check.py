@@ -54,7 +54,7 @@ class Checked:
     seconds: float
 
 
-class NamespaceRefused(NginxError):
+class NamespaceError(NginxError):
     """This process may not make a mount namespace: no CAP_SYS_ADMIN, or a sandbox forbids it."""
 
 
@@ -67,7 +67,7 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
         overlay: (candidate, place): show the directory `candidate` at `place` to nginx; None for the tree as it is.
 
     Raises:
-        NamespaceRefused: with an overlay, where no mount namespace can be had.
+        NamespaceError: with an overlay, where no mount namespace can be had.
         NginxError: nginx cannot be started.
     """
     command = [settings.binary, "-t", "-c", str(facts.conf)]
@@ -138,14 +138,14 @@ def _run(command: list[str], timeout: float, overlay: tuple[Path, Path] | None) 
 def _enter_namespace(candidate: Path, place: Path) -> None:
     """Leave the namespace of the process, for this thread alone, and show `candidate` at `place`."""
     if _libc.unshare(_CLONE_NEWNS) != 0:
-        raise NamespaceRefused(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
+        raise NamespaceError(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
     # slave: what the host mounts still arrives here, what is mounted here never leaves
     for arguments in (
         (b"none", b"/", None, _MS_REC | _MS_SLAVE, None),
         (os.fsencode(candidate), os.fsencode(place), None, _MS_BIND, None),
     ):
         if _libc.mount(*arguments) != 0:
-            raise NamespaceRefused(f"cannot bind {candidate} over {place}: {os.strerror(ctypes.get_errno())}")
+            raise NamespaceError(f"cannot bind {candidate} over {place}: {os.strerror(ctypes.get_errno())}")
 
 
 async def _in_own_thread(work: Callable[[], tuple[int | None, str]]) -> tuple[int | None, str]:

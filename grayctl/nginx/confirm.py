@@ -10,6 +10,7 @@ import re
 from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Self
 
 from grayctl.nginx.process import Master, Worker, is_alive, workers
 
@@ -51,7 +52,7 @@ class ErrorLog:
         if path is not None:
             self._open(at_end=True)
 
-    def __enter__(self) -> "ErrorLog":
+    def __enter__(self) -> Self:
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -88,8 +89,10 @@ class ErrorLog:
         return content
 
     def _rotated(self) -> bool:
+        if self._path is None:
+            return False
         try:
-            now = os.stat(self._path or "")
+            now = self._path.stat()
         except OSError:
             return False
         if self._descriptor < 0:
@@ -131,6 +134,7 @@ async def confirm(
     master: Master,
     before: Collection[Worker],
     errors: ErrorLog,
+    *,
     marker: tuple[str, int],
     stamp: str,
     timeout: float,  # noqa: ASYNC109 -- the time nginx has, and what it says in it, is the very subject

@@ -73,7 +73,7 @@ def _write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
     fresh = path.with_name(f".{path.name}.new")
     descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
     try:
-        with open(descriptor, "wb") as file:
+        with os.fdopen(descriptor, "wb") as file:
             file.write(content)
             file.flush()
             os.fchmod(descriptor, mode)
@@ -248,7 +248,7 @@ class Store:
     def current_number(self) -> int | None:
         """Where `current` points; None when it points nowhere."""
         try:
-            name = Path(os.readlink(self.root / "current")).name
+            name = (self.root / "current").readlink().name
         except OSError:
             return None
         return int(name) if name.isdigit() and (self._generations / name).is_dir() else None
@@ -280,6 +280,18 @@ class Store:
                 raise StateError(f"{self._objects / filename}: changed by hand: its content does not match its name")
             found[service] = Object(service, slug, sha, content, snippet)
         return found
+
+    def entry(self, manifest: Manifest) -> str:
+        """The text of a generation's http.conf.
+
+        Raises:
+            StateError: it cannot be read.
+        """
+        path = self.folder(manifest.number) / "http.conf"
+        try:
+            return path.read_bytes().decode("utf-8", "surrogatepass")
+        except OSError as error:
+            raise StateError(f"{path}: cannot be read: {error.strerror}") from error
 
     def stands(self, manifest: Manifest) -> bool:
         """Whether `manifest` is the current generation and its entry files are there: cheap, for every converge."""
@@ -333,7 +345,7 @@ class Store:
     # ------------------------------------------------------------ pruning
 
     def prune(self, keep: int) -> None:
-        """Mark and sweep: keep the newest `keep` generations, the current one, the last proven one and what they use."""
+        """Mark and sweep: keep the newest `keep` generations, the current, the last proven, and what they use."""
         numbers = self.numbers()
         wanted = set(numbers[-keep:]) | {self.current_number(), self.state().last_proven}
         if pending := self.pending():

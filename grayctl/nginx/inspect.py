@@ -85,7 +85,7 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         has_http2="http_v2_module" in options,
         http2_directive=numbers >= _HTTP2_DIRECTIVE,
         has_stream="stream" in options,
-        included=any(_is(d, "include") and d["args"] == [str(state_dir / "current/http.conf")] for d in http),
+        included=any(_is(d, "include") and _names(d["args"][0], conf, state_dir / "current/http.conf") for d in http),
     )
 
 
@@ -126,6 +126,14 @@ def _followed(directives: list[dict[str, Any]], tree: list[list[dict[str, Any]]]
 
 def _is(directive: dict[str, Any], name: str) -> bool:
     return bool(directive["directive"] == name)
+
+
+def _names(argument: str, conf: Path, wanted: Path) -> bool:
+    """Whether an include's argument is `wanted`, however it is spelled."""
+    given = conf.parent / argument
+    return given.name == wanted.name and given.parent.parent.resolve() / given.parent.name == (
+        wanted.parent.parent.resolve() / wanted.parent.name
+    )
 
 
 def _one(main: dict[str, list[str]], name: str) -> str:

@@ -4,6 +4,7 @@ import os
 import shlex
 import signal
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 
 from grayctl.nginx.inspect import Facts
@@ -108,7 +109,7 @@ def _conf_of(command: str, facts: Facts) -> Path:
     except ValueError:
         words = command.split()
     prefix, conf = facts.prefix, None
-    for flag, value in zip(words, words[1:], strict=False):
+    for flag, value in pairwise(words):
         if flag == "-p":
             prefix = Path(value)
         elif flag == "-c":
@@ -147,6 +148,6 @@ def _title(pid: int) -> str:
 def _executable(pid: int) -> Path | None:
     """A process's executable; one that a package upgrade has replaced counts under its old name."""
     try:
-        return Path(os.readlink(_PROC / f"{pid}/exe").removesuffix(" (deleted)"))
+        return Path(str((_PROC / f"{pid}/exe").readlink()).removesuffix(" (deleted)"))
     except OSError:
         return None

@@ -213,7 +213,9 @@ class Site:
                 hang_up(master)
                 self._step("signalled")
                 timeout = max(0.0, deadline - loop.time())
-                proof = await confirm(master, before, errors, self._marker, _stamp(manifest), timeout)
+                proof = await confirm(
+                    master, before, errors, marker=self._marker, stamp=_stamp(manifest), timeout=timeout
+                )
             if not isinstance(proof, MasterGone):
                 return proof
             self._log.warning("master_replaced", pid=master.pid, note="the proof starts over")
@@ -221,7 +223,7 @@ class Site:
     async def _wait_for_master(self, deadline: float) -> Master | None:
         """The master; one that has just been replaced gets until `deadline` to come back."""
         loop = asyncio.get_running_loop()
-        while (master := find_master(self._facts)) is None and loop.time() < deadline:
+        while (master := find_master(self._facts)) is None and loop.time() < deadline:  # noqa: ASYNC110 -- /proc has no events
             await asyncio.sleep(_PAUSE)
         return master
 
@@ -305,26 +307,31 @@ class Site:
             StateError: the record cannot be written.
         """
         before, self.master = self.master, find_master(self._facts)
-        if self.master is None:
-            if before is None:
-                return None
-            self.orphans = orphans(self._facts)
-            detail = f"workers without a master: {self.orphans}" if self.orphans else "its next start serves the newest"
-            return Noticed("stopped", before.pid, detail)
         current = self._store.current()
+        if self.master is None:
+            return self._notice_absence(before)
         if current is None or (self.master == before and self.proven):
             return None
         self.orphans = []
         if await self._answers_soon(current, self.master, patient=self.master != before):
             self._record(current, proven=True)
             return Noticed("proven", self.master.pid, f"serves generation {current.number}")
-        if self.master == before:
+        return None if self.master == before else await self._bring_up(current, self.master)
+
+    def _notice_absence(self, before: Master | None) -> Noticed | None:
+        if before is None:
             return None
+        self.orphans = orphans(self._facts)
+        detail = f"workers without a master: {self.orphans}" if self.orphans else "its next start serves the newest"
+        return Noticed("stopped", before.pid, detail)
+
+    async def _bring_up(self, current: Manifest, master: Master) -> Noticed:
+        """A new master that does not answer the current generation by itself is told to read it."""
         proof = await self._serve(current)
         self._record(current, proven=isinstance(proof, Proven))
         if isinstance(proof, NotProven):
-            return Noticed("unproven", self.master.pid if self.master else None, proof.reason)
-        return Noticed("started", self.master.pid if self.master else None, f"serves generation {current.number}")
+            return Noticed("unproven", master.pid, proof.reason)
+        return Noticed("started", master.pid, f"serves generation {current.number}")
 
     async def _answers_soon(self, manifest: Manifest, master: Master, *, patient: bool) -> bool:
         loop = asyncio.get_running_loop()

@@ -15,6 +15,7 @@ from grayctl.policy.resolve import (
     REFUSE_GRPC_BAD_REQUEST,
     REFUSE_GRPC_UNAVAILABLE,
     REFUSE_UNAVAILABLE,
+    Known,
     refusal_address,
     resolve_service,
     service_slug,
@@ -128,6 +129,14 @@ class Renderer:
         stream = self._templates.render(STREAM)
         return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
 
+    def stubs(self, services: Iterable[str]) -> FileSet:
+        """A file set of stubs alone: generation 0, so that `$gray_<id>` is defined before Consul was ever seen.
+
+        Raises:
+            TemplateError: the entry template fails.
+        """
+        return self.file_set({service: self.stub(service) for service in services})
+
     def stub(self, service: str) -> Object:
         """The object of a service that cannot be rendered and never was: it answers 503 with the shipped template."""
         plan = resolve_service(service, (), {}, None, self._settings)
@@ -171,6 +180,12 @@ def read_header(content: str) -> ObjectHeader | None:
         return msgspec.json.decode(first.removeprefix(_HEADER), type=ObjectHeader)
     except msgspec.DecodeError:
         return None
+
+
+def known_of(objects: Mapping[str, Object]) -> dict[str, Known]:
+    """What each service served last, as its object tells."""
+    headers = {service: read_header(one.content) for service, one in objects.items()}
+    return {service: Known(header.id, header.servers()) for service, header in headers.items() if header}
 
 
 def _view(upstream: Upstream) -> UpstreamView:

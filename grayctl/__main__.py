@@ -1,0 +1,5 @@
+"""`python -m grayctl`."""
+
+from grayctl.cli import main
+
+main()

@@ -1,0 +1,67 @@
+"""The command line: one file a command group, loaded only when its command runs, so that --help is quick."""
+
+import sys
+from importlib import import_module
+
+import click
+
+from grayctl import __version__
+from grayctl.errors import GrayctlError
+
+# command -> (module, one line for --help): the module is imported when the command runs
+_COMMANDS = {
+    "init": ("init", "Make the state directory, generation 0, and print the lines to add."),
+    "run": ("run", "The daemon: watch Consul and keep nginx right."),
+    "render": ("render", "Converge once now, or preview offline."),
+    "check": ("check", "Say what is wrong with settings, Consul, nginx, and what to do."),
+    "status": ("status", "Versions, instances, shares, generation, quarantine, and why."),
+    "generation": ("generation", "List, show, compare and roll back generations."),
+    "freeze": ("freeze", "Stop every change, on this node or the fleet."),
+    "unfreeze": ("freeze", "Let changes through again."),
+    "completion": ("completion", "Print the completion script of a shell."),
+}
+
+
+class _LazyGroup(click.Group):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- as above
+        if cmd_name not in _COMMANDS:
+            return None
+        command = getattr(import_module(f"grayctl.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
+        return command if isinstance(command, click.Command) else None
+
+    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- as above
+        with formatter.section("Commands"):
+            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
+
+
+@click.group(
+    cls=_LazyGroup,
+    context_settings={"help_option_names": ["-h", "--help"]},
+    epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 rolled back, 4 unreachable.",
+)
+@click.option("--config", type=click.Path(dir_okay=False), help="Settings file [env GRAYCTL_CONFIG].")
+@click.version_option(__version__, prog_name="grayctl")
+@click.pass_context
+def cli(ctx: click.Context, config: str | None) -> None:
+    """Progressive delivery for Nginx and Consul.
+
+    \b
+    Examples:
+      grayctl init --service shop      prepare a machine
+      grayctl run                      the daemon, under systemd
+      grayctl status --watch           what is served now
+      grayctl freeze --reason 'peak'   touch nothing
+    """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
+    ctx.obj = config
+
+
+def main() -> None:
+    """Entry point: a GrayctlError becomes one message and its exit code, never a traceback."""
+    try:
+        cli(prog_name="grayctl")
+    except GrayctlError as error:
+        click.echo(f"grayctl: {error}", err=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,88 @@
+"""`grayctl freeze` and `grayctl unfreeze`."""
+
+import getpass
+import time
+from pathlib import Path
+
+import click
+
+from grayctl.cli.common import Control, finish, json_option, settings_of
+from grayctl.errors import SettingsError
+from grayctl.model.catalog import Freeze
+from grayctl.model.report import Result
+from grayctl.settings import Duration, Settings
+
+
+@click.command()
+@click.option("--for", "duration", metavar="DURATION", help="End by itself after this long: 30m, 1h.")
+@click.option("--reason", default="", help="Why; status shows it.")
+@click.option("--fleet", is_flag=True, help="Every node, through Consul, instead of this one.")
+@json_option
+@click.pass_context
+def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+    """Stop every change of what nginx serves, on this node or the fleet.
+
+    Works without a daemon too: it finds the brake pulled when it starts.
+
+    Example: grayctl freeze --for 1h --reason 'black friday'
+    """
+    settings = settings_of(ctx)
+    try:
+        seconds = None if duration is None else float(Duration.parse(duration))
+    except ValueError as error:
+        raise SettingsError(f"--for: {error}") from error
+    if fleet:
+        finish(_fleet(settings, _made(reason, seconds, "fleet")), as_json=as_json)
+    control = Control(settings)
+    if control.running():
+        finish(control.act("/freeze", {"seconds": seconds, "reason": reason}), as_json=as_json)
+    _write_local(settings, _made(reason, seconds, "node"))
+    finish(Result(outcome="done", message="frozen; no daemon runs, the next one finds it"), as_json=as_json)
+
+
+@click.command()
+@click.option("--fleet", is_flag=True, help="Remove the fleet's freeze instead of this node's.")
+@json_option
+@click.pass_context
+def unfreeze(ctx: click.Context, fleet: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+    """Let changes through again; what waited is applied at once.
+
+    Example: grayctl unfreeze
+    """
+    settings = settings_of(ctx)
+    if fleet:
+        finish(_fleet(settings, None), as_json=as_json)
+    control = Control(settings)
+    if control.running():
+        finish(control.act("/unfreeze"), as_json=as_json)
+    _write_local(settings, None)
+    finish(Result(outcome="done", message="unfrozen"), as_json=as_json)
+
+
+def _made(reason: str, seconds: float | None, scope: str) -> Freeze:
+    now = time.time()
+    until = None if seconds is None else now + seconds
+    return Freeze(reason=reason, author=getpass.getuser(), since=now, until=until, scope=scope)
+
+
+def _write_local(settings: Settings, wish: Freeze | None) -> None:
+    from grayctl import brake  # noqa: PLC0415 -- slow imports only where needed
+
+    brake.write_local(Path(settings.state_dir), wish)
+
+
+def _fleet(settings: Settings, wish: Freeze | None) -> Result:
+    import asyncio  # noqa: PLC0415 -- slow imports only where needed
+
+    from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- as above
+    from grayctl.consul.store import delete_freeze, put_freeze  # noqa: PLC0415 -- as above
+
+    async def act() -> None:
+        async with ConsulClient(settings.consul, connections=2) as client:
+            if wish is None:
+                await delete_freeze(client, settings.consul.prefix)
+            else:
+                await put_freeze(client, settings.consul.prefix, wish)
+
+    asyncio.run(act())
+    return Result(outcome="done", message=f"the fleet is {'released' if wish is None else 'frozen'}")

@@ -1,0 +1,155 @@
+"""`grayctl render`: one converge now, what it would do, or an offline preview."""
+
+import asyncio
+import difflib
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grayctl.cli.common import Control, finish, json_option, settings_of
+from grayctl.errors import StateError, TemplateError
+from grayctl.model.generation import GENERATION
+from grayctl.settings import Settings
+
+if TYPE_CHECKING:
+    from grayctl.model.catalog import Catalog
+    from grayctl.model.generation import FileSet
+    from grayctl.model.report import Result
+
+
+@click.command()
+@click.option("--dry-run", is_flag=True, help="Print what nginx would read; change nothing.")
+@click.option("--diff", "show_diff", is_flag=True, help="Print the difference to what stands; change nothing.")
+@click.option("--catalog", type=click.Path(dir_okay=False), help="Offline: take instances from this file, not Consul.")
+@click.option("--out", type=click.Path(file_okay=False), help="Offline: write the files into this directory.")
+@json_option
+@click.pass_context
+def render(  # noqa: PLR0917 -- click passes options so
+    ctx: click.Context,
+    dry_run: bool,  # noqa: FBT001 -- as above
+    show_diff: bool,  # noqa: FBT001 -- as above
+    catalog: str | None,
+    out: str | None,
+    as_json: bool,  # noqa: FBT001 -- as above
+) -> None:
+    """Converge once now: through the daemon where one runs, otherwise alone.
+
+    \b
+    Examples:
+      grayctl render --diff
+      grayctl render --catalog catalog.yaml --out preview
+    """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
+    settings = settings_of(ctx)
+    if out and not catalog:
+        raise click.UsageError("--out goes with --catalog: it is for offline previews")
+    if catalog:
+        from grayctl import catalog_file  # noqa: PLC0415 -- slow imports only where needed
+
+        _offline(settings, catalog_file.load(Path(catalog)), Path(out) if out else None)
+    elif dry_run or show_diff:
+        _preview(settings, show_diff=show_diff)
+    elif Control(settings).running():
+        finish(Control(settings).act("/render"), as_json=as_json)
+    else:
+        finish(asyncio.run(_once(settings)), as_json=as_json)
+
+
+def _offline(settings: Settings, catalog: "Catalog", out: Path | None) -> None:
+    import msgspec  # noqa: PLC0415 -- slow imports only where needed
+
+    if out is not None:
+        settings = msgspec.structs.replace(settings, state_dir=str(out.absolute()))
+    files = _files(settings, catalog)
+    if out is None:
+        _print(files)
+    else:
+        _write(files, out)
+        click.echo(
+            f"{out}: {len(files.objects)} services; include {out.absolute()}/http.conf in a http block to try it"
+        )
+
+
+def _write(files: "FileSet", out: Path) -> None:
+    contents = {"http.conf": files.http.replace(GENERATION, f"preview {files.digest}"), "stream.conf": files.stream}
+    contents |= {f"objects/{one.filename}": one.content for one in files.objects.values()}
+    contents |= {f"snippets/{one.slug}.conf": one.snippet for one in files.objects.values()}
+    try:
+        for name, content in contents.items():
+            (out / name).parent.mkdir(parents=True, exist_ok=True)
+            (out / name).write_text(content, encoding="utf-8", errors="surrogatepass")
+    except OSError as error:
+        raise StateError(f"{error.filename or out}: cannot write the preview: {error.strerror}") from error
+
+
+def _preview(settings: Settings, *, show_diff: bool) -> None:
+    from grayctl.consul.watch import read_catalog  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
+
+    files = _files(settings, asyncio.run(read_catalog(settings)))
+    if not show_diff:
+        _print(files)
+        return
+    store = Store(Path(settings.state_dir))
+    current = store.current()
+    objects = store.objects(current) if current else {}
+    for service in sorted(files.objects.keys() | objects.keys()):
+        old, new = objects.get(service), files.objects.get(service)
+        lines = difflib.unified_diff(
+            old.content.splitlines() if old else [],
+            new.content.splitlines() if new else [],
+            f"served/{service}",
+            f"wanted/{service}",
+            lineterm="",
+        )
+        for line in lines:
+            click.echo(line)
+
+
+def _files(settings: Settings, catalog: "Catalog") -> "FileSet":
+    """What nginx would read.
+
+    Raises:
+        TemplateError: naming every service that does not render.
+    """
+    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.policy.resolve import Limits, resolve  # noqa: PLC0415 -- as above
+    from grayctl.render.fileset import Dialect, Renderer, known_of  # noqa: PLC0415 -- as above
+    from grayctl.render.templates import Templates  # noqa: PLC0415 -- as above
+
+    store = Store(Path(settings.state_dir))
+    current = store.current()
+    known = known_of(store.objects(current)) if current else {}
+    plan = resolve(catalog, known, settings, Limits())
+    renderer = Renderer(Templates(settings.templates_dir), settings, Dialect())
+    objects, failed = renderer.objects(plan)
+    problems = [*map(str, failed.values()), *(f"{service}: {why}" for service, why in plan.refused.items())]
+    if problems:
+        raise TemplateError("; ".join(problems))
+    for service, one in plan.services.items():
+        for finding in one.findings:
+            click.echo(f"{service}: {finding.instance}: {finding.field} {finding.value!r}: {finding.why}", err=True)
+    return renderer.file_set(objects)
+
+
+def _print(files: "FileSet") -> None:
+    click.echo(f"# ---- http.conf\n{files.http}")
+    for one in files.objects.values():
+        click.echo(f"# ---- objects/{one.filename}\n{one.content}")
+
+
+async def _once(settings: Settings) -> "Result":
+    from grayctl import log  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.assembly import assemble  # noqa: PLC0415 -- as above
+    from grayctl.brake import Brake  # noqa: PLC0415 -- as above
+    from grayctl.consul.watch import read_catalog  # noqa: PLC0415 -- as above
+    from grayctl.converge import Wanted  # noqa: PLC0415 -- as above
+    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
+    from grayctl.report import result  # noqa: PLC0415 -- as above
+
+    log.configure(settings.log)
+    with Store(Path(settings.state_dir)).opened() as store:
+        parts = await assemble(settings, store)
+        catalog = await read_catalog(settings)
+        freeze = Brake(Path(settings.state_dir)).standing(catalog)
+        return result(await parts.converger.converge(Wanted(catalog, freeze, "grayctl render", "")))

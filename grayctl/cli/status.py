@@ -1,0 +1,165 @@
+"""`grayctl status`."""
+
+import time
+
+import click
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.table import Table
+from rich.text import Text
+
+from grayctl.cli.common import Control, json_option, print_json, settings_of
+from grayctl.errors import ControlError
+from grayctl.model.report import ServiceReport, Status
+from grayctl.settings import Settings
+
+_REFRESH = 1.0
+_SERVING = {"live": "green", "kept": "yellow", "refused": "red"}
+
+
+@click.command()
+@click.argument("service", required=False)
+@click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
+@json_option
+@click.pass_context
+def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+    """Show what nginx serves, and why.
+
+    With SERVICE: its instances, and what is wrong with registrations.
+
+    \b
+    Examples:
+      grayctl status
+      grayctl status shop --watch
+      grayctl status --json | jq .generation
+    """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
+    settings = settings_of(ctx)
+    if not watch:
+        report = _ask(settings)
+        _demand(report, service)
+        if as_json:
+            print_json(report)
+        else:
+            Console().print(view(report, service))
+        return
+    with Live(view(_ask(settings), service), auto_refresh=False, screen=False) as live:
+        while True:
+            time.sleep(_REFRESH)
+            live.update(view(_ask(settings), service), refresh=True)
+
+
+def _ask(settings: Settings) -> Status:
+    try:
+        return Control(settings).status()
+    except ControlError:
+        from grayctl.report import disk_status  # noqa: PLC0415 -- slow imports only without a daemon
+
+        report = disk_status(settings)
+        if report.generation is None:
+            raise
+        return report
+
+
+def _demand(report: Status, service: str | None) -> None:
+    known = [one.service for one in report.services]
+    if service is not None and service not in known:
+        raise click.UsageError(f"no service {service!r} is published here; published are: {', '.join(known) or 'none'}")
+
+
+def view(report: Status, service: str | None = None) -> RenderableType:
+    """The report as something rich can print."""
+    parts: list[RenderableType] = [_head(report)]
+    if service is None:
+        parts.append(_services(report))
+        chosen = [one for one in report.services if one.quarantine or one.findings]
+    else:
+        chosen = [one for one in report.services if one.service == service]
+        parts += [_servers(one) for one in chosen]
+    for one in chosen:
+        parts += _remarks(one)
+    parts += [Text(f"! {warning}", style="yellow") for warning in report.warnings]
+    return Group(*parts)
+
+
+def _head(report: Status) -> Table:
+    grid = Table.grid(padding=(0, 2))
+    grid.add_column(style="bold")
+    grid.add_column()
+    daemon = f"grayctl {report.version}, pid {report.pid}" if report.daemon else "no daemon answers"
+    grid.add_row("node", f"{report.node}  ({daemon})")
+    if report.generation is not None:
+        one = report.generation
+        proof = Text("proven", style="green") if one.proven else Text("not proven", style="yellow")
+        grid.add_row("generation", Text.assemble(f"{one.number}  ", proof, f"  {_age(one.created)} ago: {one.cause}"))
+    if report.nginx is not None:
+        running = f"pid {report.nginx.pid}" if report.nginx.pid else "not running"
+        grid.add_row("nginx", f"{report.nginx.version}, {running}, staged check: {report.nginx.staging}")
+    if report.consul is not None:
+        grid.add_row("consul", _consul(report))
+    if report.freeze is not None:
+        until = (
+            "until unfreeze" if report.freeze.until is None else f"for {_age(-report.freeze.until, future=True)} more"
+        )
+        grid.add_row(
+            "FROZEN",
+            Text(f"{report.freeze.scope}, {until}: {report.freeze.reason or 'no reason given'}", style="bold red"),
+        )
+    if report.last_outcome:
+        grid.add_row("last", report.last_outcome)
+    return grid
+
+
+def _consul(report: Status) -> Text:
+    one = report.consul
+    if one is None:
+        return Text()
+    if one.connected:
+        return Text(f"{one.address}, {one.services_watched} services watched, {one.long_polls} long polls")
+    return Text(f"{one.address}: away for {_age(one.since)}: {one.last_error}", style="red")
+
+
+def _services(report: Status) -> Table:
+    table = Table(box=None, padding=(0, 2), header_style="bold")
+    for title in ("SERVICE", "SERVES", "SERVERS", "VERSIONS (share)", "NOTES"):
+        table.add_column(title)
+    for one in report.services:
+        versions = "  ".join(f"{version or '-'} {share:.1%}" for version, share in one.versions.items())
+        notes = ["QUARANTINE"] if one.quarantine else []
+        notes += [f"{one.dropped} dropped"] if one.dropped else []
+        notes += one.notices
+        serving = Text(one.serving, style=_SERVING.get(one.serving, ""))
+        table.add_row(one.service, serving, str(len(one.servers)), versions, "; ".join(notes))
+    return table
+
+
+def _servers(one: ServiceReport) -> Table:
+    table = Table(
+        box=None, padding=(0, 2), header_style="bold", title=f"{one.service}  $gray_{one.id}", title_justify="left"
+    )
+    for title in ("INSTANCE", "ADDRESS", "VERSION", "WEIGHT", "SHARE"):
+        table.add_column(title)
+    for server in one.servers:
+        share = "backup" if server.backup else f"{server.share:.1%}"
+        table.add_row(server.instance or "-", server.address, server.version or "-", str(server.weight), share)
+    return table
+
+
+def _remarks(one: ServiceReport) -> list[RenderableType]:
+    remarks: list[RenderableType] = []
+    if one.quarantine:
+        since = f" for {_age(one.quarantined_since)}" if one.quarantined_since else ""
+        remarks.append(
+            Text(f"{one.service}: in quarantine{since}, its last good object is served: {one.quarantine}", style="red")
+        )
+    remarks += [Text(f"{one.service}: {finding}", style="yellow") for finding in one.findings]
+    return remarks
+
+
+def _age(since: float | None, *, future: bool = False) -> str:
+    if since is None:
+        return "?"
+    seconds = max(0.0, -since - time.time() if future else time.time() - since)
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if seconds >= size:
+            return f"{seconds / size:.0f} {unit}"
+    return f"{seconds:.0f} s"
