@@ -1,0 +1,197 @@
+"""The one adapter over python-consul2: typed, bounded, and with one kind of error.
+
+Two transports: long polls have their own connections, or they would starve the short calls (FACTS). A read with
+`wait` is a long poll; everything else is a short call.
+"""
+
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Generic, Self, TypeVar
+from urllib.parse import quote
+
+import msgspec
+from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
+
+from grayctl.consul import decode, faults
+from grayctl.consul.token import Token
+from grayctl.consul.transport import Answer, Endpoints, Transport, shown_address
+from grayctl.errors import ConsulOverloaded, ConsulProtocolError, ConsulUnavailable, ConsulUnreachable
+from grayctl.model.catalog import Entry, Registration
+from grayctl.settings import ConsulSettings
+
+T = TypeVar("T")
+SHORT_CONNECTIONS = 8
+_ATTEMPTS = 4
+_PASSING_FAULTS = (ConsulUnreachable, ConsulUnavailable, ConsulOverloaded)
+# No service has this tag: Consul answers [] with the service's own index (FACTS: the cheap probe).
+_NO_SUCH_TAG = "grayctl.no-such-tag"
+
+
+@dataclass(frozen=True, slots=True)
+class Reply(Generic[T]):
+    """What a read returned, and the index to wait on for the next; indexes of two endpoints never mix."""
+
+    index: int
+    value: T
+
+
+@dataclass(frozen=True, slots=True)
+class Right:
+    """A right to read: `kind` is service, node or key; `name` the service, node or key."""
+
+    kind: str
+    name: str
+
+
+class ConsulClient:
+    """A connection to Consul; use it as `async with ConsulClient(settings, connections=90) as client`.
+
+    Reads take `index` and `wait` (seconds): with `wait` they are long polls, held by Consul until something
+    changes after `index`. Every method raises `grayctl.errors.ConsulError` and nothing else; an index that is
+    missing, below 1 or no number is a ConsulProtocolError.
+
+    Args:
+        settings: where Consul is, and who we are there.
+        connections: the most long polls at one time.
+
+    Raises:
+        SettingsError: on entering, when the token or a certificate cannot be read.
+    """
+
+    def __init__(self, settings: ConsulSettings, *, connections: int) -> None:
+        self.settings = settings
+        self.address = shown_address(settings)
+        self._connections = connections
+        self._transports: tuple[Transport, ...] = ()
+
+    async def __aenter__(self) -> Self:
+        self._token = Token(self.settings)
+        long = Transport(self.settings, self._token, limit=self._connections)
+        short = Transport(self.settings, self._token, limit=SHORT_CONNECTIONS)
+        long.open()
+        self._transports = (long,)
+        short.open()
+        self._transports = (long, short)
+        self._long = Endpoints(long, self.settings.datacenter)
+        self._short = Endpoints(short, self.settings.datacenter)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        for transport in self._transports:
+            await transport.close()
+
+    # ------------------------------------------------------------ reads
+
+    async def services(
+        self, *, index: int | None = None, wait: float | None = None
+    ) -> Reply[dict[str, tuple[str, ...]]]:
+        """All services, with their tags."""
+        answer = await self._to(wait).catalog.services(index=index, wait=_go(wait))
+        return self._reply(answer, decode.services)
+
+    async def health(
+        self, service: str, *, index: int | None = None, wait: float | None = None
+    ) -> Reply[tuple[Registration, ...]]:
+        """The registrations of one service, healthy or not, sorted; empty when there is no such service."""
+        answer = await self._to(wait).health.service(quote(service, safe=""), index=index, wait=_go(wait))
+        return self._reply(answer, decode.health)
+
+    async def probe(self, service: str) -> int:
+        """The index that `health(service)` would have now, without its registrations."""
+        answer = await self._short.health.service(quote(service, safe=""), tag=_NO_SUCH_TAG)
+        return self._reply(answer, decode.health).index
+
+    async def state(
+        self, name: str, *, index: int | None = None, wait: float | None = None
+    ) -> Reply[tuple[decode.Check, ...]]:
+        """All checks in state `critical`, `warning`, `passing` or `any`, sorted."""
+        answer = await self._to(wait).health.state(name, index=index, wait=_go(wait))
+        return self._reply(answer, decode.checks)
+
+    async def kv(self, prefix: str, *, index: int | None = None, wait: float | None = None) -> Reply[tuple[Entry, ...]]:
+        """All entries below `prefix`, sorted by key; none is an empty tuple, with its index."""
+        endpoints = self._to(wait)
+        answer = await endpoints.kv.get(quote(prefix, safe="/"), index=index, wait=_go(wait), recurse=True)
+        if answer.status == faults.NOT_FOUND:
+            return Reply(faults.index_of(answer.headers, self.address, answer.what), ())
+        return self._reply(answer, decode.entries)
+
+    async def agent_self(self) -> dict[str, Any]:
+        """The agent's own configuration and membership."""
+        return self._decoded(
+            await self._short.agent.self(), lambda body: msgspec.json.decode(body, type=dict[str, Any])
+        )
+
+    async def status_leader(self) -> str:
+        """The leader's address; empty when there is none. The cheapest call that goes as far as the servers."""
+        return self._decoded(await self._short.status.leader(), lambda body: msgspec.json.decode(body, type=str))
+
+    async def lacks(self, rights: Sequence[Right]) -> tuple[Right, ...]:
+        """Those of `rights` that the token does not have; empty also where Consul cannot tell (no ACLs, too old).
+
+        Under a deny policy Consul answers 200 and `[]` to a token that may not read (FACTS): this tells that from
+        a service that is gone. It is the call that Consul's own UI makes; python-consul2 has no method for it.
+        """
+        asked = [{"Resource": right.kind, "Access": "read", "Segment": right.name} for right in rights]
+        params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
+        answer = await self._short.http.post(None, "/v1/internal/acl/authorize", params, msgspec.json.encode(asked))
+        if answer.status in {401, faults.NOT_FOUND, 405}:  # ACLs are off; a Consul that does not know the call
+            return ()
+        allowed = self._decoded(answer, lambda body: msgspec.json.decode(body, type=list[dict[str, Any]]))
+        return tuple(right for right, one in zip(rights, allowed, strict=False) if one.get("Allow") is False)
+
+    # ------------------------------------------------------------ writes (see grayctl.consul.store)
+
+    async def put(self, key: str, value: bytes, *, cas: int) -> bool:
+        """Write `key` if its ModifyIndex is still `cas` (0: if it does not exist); False when it is not."""
+        return self._decoded(await self._short.kv.put(quote(key, safe="/"), value, cas=cas), _true)
+
+    async def delete(self, key: str, *, cas: int) -> bool:
+        """Delete `key` if its ModifyIndex is still `cas`; False when it is not."""
+        return self._decoded(await self._short.kv.delete(quote(key, safe="/"), cas=cas), _true)
+
+    # ------------------------------------------------------------ the way of every answer
+
+    def _to(self, wait: float | None) -> Endpoints:
+        return self._short if wait is None else self._long
+
+    def _reply(self, answer: Answer, decoder: Callable[[bytes], T]) -> Reply[T]:
+        value = self._decoded(answer, decoder)
+        return Reply(faults.index_of(answer.headers, self.address, answer.what), value)
+
+    def _decoded(self, answer: Answer, decoder: Callable[[bytes], T]) -> T:
+        if answer.status != faults.OK:
+            body = self._token.scrub(answer.body.decode(errors="replace"))
+            raise faults.of_status(answer.status, body, self.address, answer.what)
+        try:
+            return decoder(answer.body)
+        except (msgspec.DecodeError, UnicodeDecodeError) as error:
+            reason = self._token.scrub(str(error))
+        raise ConsulProtocolError(f"Consul at {self.address}: {answer.what}: the answer cannot be understood: {reason}")
+
+
+async def bounded(call: Callable[[], Awaitable[T]]) -> T:
+    """Ask up to four times, as a command does that must end; for reads alone, since a write may have happened.
+
+    Raises:
+        ConsulError: the last one; a denial or a senseless answer at once.
+    """
+    retrying = AsyncRetrying(
+        retry=retry_if_exception_type(_PASSING_FAULTS),
+        wait=wait_random_exponential(multiplier=0.1, max=2.0),
+        stop=stop_after_attempt(_ATTEMPTS),
+        reraise=True,
+    )
+    return await retrying(call)
+
+
+def _go(wait: float | None) -> str | None:
+    """Seconds as Go writes a duration."""
+    return None if wait is None else f"{max(1, round(wait * 1000))}ms"
+
+
+def _true(body: bytes) -> bool:
+    return msgspec.json.decode(body, type=bool)
