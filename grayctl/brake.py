@@ -92,7 +92,7 @@ class Brake:
 
 
 def _fleet(catalog: Catalog | None) -> Freeze | None:
-    entries = catalog.kv.get("freeze", ()) if catalog else ()
+    entries = [one for one in (catalog.kv.get("freeze", ()) if catalog else ()) if one.key.endswith("/freeze")]
     if not entries:
         return None
     try:

@@ -86,6 +86,7 @@ class Converger:
         self._clock = clock
         self._monotonic = monotonic
         self._refusals: dict[str, _Refusal] = {}
+        self._candidate: Manifest | None = None
         self._good: dict[str, Object] = {}
         self._known: dict[str, Known] = {}
         self._serving: Manifest | None = None
@@ -137,9 +138,7 @@ class Converger:
             if settled := self._settled(files, ward, wanted):
                 return settled
             rendered_at = self._monotonic()
-            candidate = self._store.write(
-                files, cause=wanted.cause, trace_id=wanted.trace_id, created=self._clock(), quarantined=ward.reasons()
-            )
+            candidate = self._write(files, wanted.cause, wanted.trace_id, ward)
             written_at = self._monotonic()
             checked = await self._site.check(candidate)
             if checked.ok:
@@ -150,7 +149,7 @@ class Converger:
             guilty = await self._find_culprit(checked, files)
             if guilty is None:
                 return self._reject(files, "; ".join(checked.messages))
-            ward = ward.admit(guilty, "; ".join(checked.messages), self._clock(), files.objects[guilty].sha)
+            ward = self._admit(ward, guilty, "; ".join(checked.messages), files.objects[guilty].sha)
 
     async def roll_back_to(self, number: int, cause: str, trace_id: str) -> Outcome:
         """Serve what generation `number` served, as a new generation.
@@ -159,9 +158,7 @@ class Converger:
             StateError: when there is no such generation, or it is damaged.
         """
         files = self._renderer.file_set(self._store.objects(self._store.read(number)))
-        candidate = self._store.write(
-            files, cause=cause, trace_id=trace_id, created=self._clock(), quarantined=self.ward.reasons()
-        )
+        candidate = self._write(files, cause, trace_id, self.ward)
         checked = await self._site.check(candidate)
         if not checked.ok:
             return self._reject(files, "; ".join(checked.messages))
@@ -184,14 +181,17 @@ class Converger:
     ) -> Ward:
         """Who is in quarantine before nginx was asked: what cannot be planned or rendered, and what nginx refused."""
         ward = Ward()
-        now = self._clock()
         reasons = {**plan.refused, **{service: str(error) for service, error in failed.items()}}
         for service, case in self.ward.cases.items():
             if service in reasons or (service in rendered and case.sha == rendered[service].sha and not retry):
                 ward = ward.admit(service, case.reason, case.since, case.sha)
         for service, reason in reasons.items():
-            ward = ward.admit(service, reason, now)
+            ward = self._admit(ward, service, reason)
         return ward
+
+    def _admit(self, ward: Ward, service: str, reason: str, sha: str = "") -> Ward:
+        earlier = self.ward.cases.get(service)
+        return ward.admit(service, reason, earlier.since if earlier else self._clock(), sha)
 
     def _choose(self, rendered: Mapping[str, Object], ward: Ward) -> FileSet:
         """What each service gets, as files.
@@ -226,6 +226,19 @@ class Converger:
             return None
         return refusal.outcome
 
+    def _write(self, files: FileSet, cause: str, trace_id: str, ward: Ward) -> Manifest:
+        """The candidate on disk; a retry of the same files is not written again."""
+        last = self._candidate
+        if last is not None and last.digest == files.digest and last.quarantined == ward.reasons():
+            return last
+        self._candidate = self._store.write(
+            files, cause=cause, trace_id=trace_id, created=self._clock(), quarantined=ward.reasons()
+        )
+        # what was refused is pruned with the next success; under a lasting fault there is none
+        if len(self._store.numbers()) > 2 * self._settings.keep_generations:
+            self._store.prune(self._settings.keep_generations)
+        return self._candidate
+
     # ------------------------------------------------------------ the candidate was refused
 
     async def _user_at_fault(self) -> Held | None:
@@ -253,9 +266,7 @@ class Converger:
             service: one if service in suspects else self._good.get(service) or self._renderer.stub(service)
             for service, one in files.objects.items()
         }
-        trial = self._store.write(
-            self._renderer.file_set(objects), cause="looking for the culprit", trace_id="", created=self._clock()
-        )
+        trial = self._write(self._renderer.file_set(objects), "looking for the culprit", "", Ward())
         return not (await self._site.check(trial)).ok
 
     def _reject(self, files: FileSet, reason: str) -> Rejected:

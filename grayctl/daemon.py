@@ -59,6 +59,7 @@ class Daemon:
         self._last: Outcome | None = None
         self._frozen: Freeze | None = None
         self._watcher: Watcher | None = None
+        self._told: dict[str, str] = {}
 
     async def run(self) -> int:
         """Start, serve until asked to stop, stop. Returns the exit code.
@@ -222,6 +223,16 @@ class Daemon:
             level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
             systemd.notify(STATUS=summary(outcome))
         self._last = outcome
+        self._tell_quarantine()
+
+    def _tell_quarantine(self) -> None:
+        """One event for each service that entered or left quarantine."""
+        reasons = self._converger.ward.reasons()
+        for service in reasons.keys() - self._told.keys():
+            self._log.error("quarantined", service=service, reason=reasons[service], served="its last good object")
+        for service in self._told.keys() - reasons.keys():
+            self._log.info("quarantine_left", service=service)
+        self._told = reasons
 
     async def _follow_nginx(self) -> None:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
@@ -299,7 +310,7 @@ class Daemon:
     async def render(self) -> Result:
         """Re-read settings and templates, and converge now."""
         await self._adopt(load(self._config))
-        return result(await self._converge(retry=True, cause="grayctl render"))
+        return result(await self._converge(retry=True, cause="grayctl render"), self._converger.ward)
 
     async def freeze(self, *, seconds: float | None, reason: str, author: str) -> Result:
         """Pull this node's brake."""
@@ -326,7 +337,7 @@ class Daemon:
             began = time.monotonic()
             outcome = await self._converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
             self._record(outcome, 0.0, time.monotonic() - began, reason)
-        return result(outcome)
+        return result(outcome, self._converger.ward)
 
     # ------------------------------------------------------------ small things
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from grayctl import __version__
 from grayctl.consul.watch import Watcher
 from grayctl.converge import Converger
-from grayctl.errors import GrayctlError, NginxError, TemplateError
+from grayctl.errors import EXIT_REFUSED, GrayctlError, NginxError, TemplateError
 from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import Manifest
@@ -26,7 +26,7 @@ from grayctl.model.report import (
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts
 from grayctl.nginx.site import Site
-from grayctl.quarantine import Case
+from grayctl.quarantine import Case, Ward
 from grayctl.render.fileset import read_header
 from grayctl.settings import Settings
 
@@ -56,12 +56,13 @@ def fields(outcome: Outcome) -> dict[str, object]:
     return asdict(outcome)
 
 
-def result(outcome: Outcome) -> Result:
-    """An outcome as a command's answer."""
+def result(outcome: Outcome, ward: Ward) -> Result:
+    """An outcome as a command's answer; a service in quarantine makes it a refusal."""
+    held = [f"{service} is in quarantine: {reason}" for service, reason in ward.reasons().items()]
     return Result(
         outcome=outcome_name(outcome),
-        message=summary(outcome),
-        exit_code=_EXIT_CODES[type(outcome)],
+        message="\n".join([summary(outcome), *held]),
+        exit_code=_EXIT_CODES[type(outcome)] or (EXIT_REFUSED if held else 0),
         generation=outcome.generation,
     )
 

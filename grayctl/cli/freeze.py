@@ -75,14 +75,17 @@ def _fleet(settings: Settings, wish: Freeze | None) -> Result:
     import asyncio  # noqa: PLC0415 -- slow imports only where needed
 
     from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- as above
-    from grayctl.consul.store import delete_freeze, put_freeze  # noqa: PLC0415 -- as above
+    from grayctl.consul.store import delete_freeze, put_freeze, read_freeze  # noqa: PLC0415 -- as above
 
-    async def act() -> None:
-        async with ConsulClient(settings.consul, connections=2) as client:
-            if wish is None:
-                await delete_freeze(client, settings.consul.prefix)
-            else:
-                await put_freeze(client, settings.consul.prefix, wish)
+    async def act() -> bool:
+        async with ConsulClient(settings.consul, connections=1) as client:
+            seen = await read_freeze(client)
+            if wish is not None:
+                return await put_freeze(client, wish, seen=seen)
+            return seen is None or await delete_freeze(client, seen=seen)
 
-    asyncio.run(act())
+    if not asyncio.run(act()):
+        return Result(
+            outcome="refused", message="somebody else changed the fleet's freeze meanwhile: look at it", exit_code=1
+        )
     return Result(outcome="done", message=f"the fleet is {'released' if wish is None else 'frozen'}")

@@ -152,4 +152,5 @@ async def _once(settings: Settings) -> "Result":
         parts = await assemble(settings, store)
         catalog = await read_catalog(settings)
         freeze = Brake(Path(settings.state_dir)).standing(catalog)
-        return result(await parts.converger.converge(Wanted(catalog, freeze, "grayctl render", "")))
+        outcome = await parts.converger.converge(Wanted(catalog, freeze, "grayctl render", ""))
+        return result(outcome, parts.converger.ward)

@@ -105,7 +105,7 @@ class Path:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Seconds:
-    """A duration, printed in whole milliseconds.
+    """A duration, printed in whole seconds, rounded up: `fail_timeout` takes nothing finer.
 
     Raises:
         ValueError: when negative.

@@ -23,7 +23,8 @@ from grayctl.settings import NginxSettings
 
 _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
-_PROBLEM = re.compile(r"nginx: \[(?:emerg|alert|crit)\] (?P<text>.*)")
+# On a terminal and in a pipe nginx begins with its name, once error_log is open with a date and its pid.
+_PROBLEM = re.compile(r"(?:nginx: |\S+ \S+ )\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(?P<text>.*)")
 _PLACE = re.compile(r" in (?P<file>/.+):(?P<line>\d+)$")
 # Large maps cost page faults by the thousand without it (FACTS.md, "cost of configuration").
 _MALLOC = {"MALLOC_TOP_PAD_": "33554432"}

@@ -82,9 +82,9 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         variables_hash_bucket_size=_size(
             next((d["args"][0] for d in http if _is(d, "variables_hash_bucket_size")), "64")
         ),
-        has_http2="http_v2_module" in options,
+        has_http2="with-http_v2_module" in options,
         http2_directive=numbers >= _HTTP2_DIRECTIVE,
-        has_stream="stream" in options,
+        has_stream="with-stream" in options,
         included=any(_is(d, "include") and _names(d["args"][0], conf, state_dir / "current/http.conf") for d in http),
     )
 

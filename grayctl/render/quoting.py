@@ -1,5 +1,7 @@
 """How each kind of token is written in nginx's language; the only way from a value to a configuration."""
 
+import math
+
 from markupsafe import Markup
 
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
@@ -33,7 +35,7 @@ def quote(value: object) -> str:
         case Address():
             quoted = value.text
         case Seconds(seconds):
-            quoted = f"{round(seconds * 1000)}ms"
+            quoted = f"{math.ceil(seconds)}s"
         case Note():
             quoted = value.printable
         case int() if not isinstance(value, bool):
