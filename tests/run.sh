@@ -1,0 +1,36 @@
+#!/usr/bin/env bash
+# Sets up what is missing, then runs every gate and every test. Arguments go to pytest:
+#
+#   bash tests/run.sh
+#   bash tests/run.sh tests/unit -k weight
+#
+# The tests in tests/containers run wherever a Docker engine is reachable. A missing nginx or Consul is a failure,
+# never a skip. A gate that fails does not keep the others from being run.
+set -euo pipefail
+
+# shellcheck source=examples/setup.sh
+source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup.sh"
+set_up dev
+cd "$root"
+
+limit=25m
+failed=()
+
+gate() {
+    say "$*"
+    "$@" || failed+=("$*")
+}
+
+tests() {
+    timeout --foreground --kill-after=30s "$limit" pytest -n auto "$@" && return
+    [ $? -ne 124 ] || say "pytest was still at work after $limit and was ended"
+    return 1
+}
+
+gate ruff check .
+gate ruff format --check .
+gate mypy
+gate lint-imports
+gate tests "$@"
+
+[ ${#failed[@]} -eq 0 ] || die "failed: $(printf '%s; ' "${failed[@]}")"
