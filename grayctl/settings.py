@@ -250,7 +250,7 @@ def parse(text: str, name: str) -> Settings:
         message, _, at = str(error).partition(" - at `")
         key = re.sub(r"\[(\d+|\.\.\.)\]", "", at.rstrip("`").removeprefix("$").removeprefix("."))
         raise SettingsError(f"{_where(name, text, key)}: {message}") from error
-    _check_rules(msgspec.to_builtins(settings, enc_hook=float), text, name)
+    _check_rules(msgspec.to_builtins(settings, enc_hook=_encode), text, name)
     _check_ports(settings, text, name)
     return settings
 
@@ -261,6 +261,10 @@ def _decode(kind: type, value: object) -> object:
     if kind is Secret:
         return Secret(value)
     raise NotImplementedError(kind)  # msgspec's protocol for "not mine"
+
+
+def _encode(value: object) -> object:
+    return float(value) if isinstance(value, Duration) else str(value)
 
 
 def _refuse_unknown(raw: Mapping[str, Any], kind: type, prefix: str, text: str, name: str) -> None:
