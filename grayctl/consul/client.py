@@ -23,6 +23,7 @@ from grayctl.settings import ConsulSettings
 T = TypeVar("T")
 SHORT_CONNECTIONS = 8
 _ATTEMPTS = 4
+_RIGHTS = 64  # more in one question are refused by Consul; the first ones tell enough
 _PASSING_FAULTS = (ConsulUnreachable, ConsulUnavailable, ConsulOverloaded)
 # No service has this tag: Consul answers [] with the service's own index (FACTS: the cheap probe).
 _NO_SUCH_TAG = "grayctl.no-such-tag"
@@ -135,7 +136,7 @@ class ConsulClient:
         Under a deny policy Consul answers 200 and `[]` to a token that may not read (FACTS): this tells that from
         a service that is gone. It is the call that Consul's own UI makes; python-consul2 has no method for it.
         """
-        asked = [{"Resource": right.kind, "Access": "read", "Segment": right.name} for right in rights]
+        asked = [{"Resource": right.kind, "Access": "read", "Segment": right.name} for right in rights[:_RIGHTS]]
         params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
         answer = await self._short.http.post(None, "/v1/internal/acl/authorize", params, msgspec.json.encode(asked))
         if answer.status in {401, faults.NOT_FOUND, 405}:  # ACLs are off; a Consul that does not know the call

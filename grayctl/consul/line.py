@@ -1,0 +1,144 @@
+"""The state of our line to Consul: who may ask when, what failed, and one log event for each change of state."""
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable
+from typing import Protocol, TypeVar
+
+from tenacity import AsyncRetrying, retry_if_exception_type, wait_random_exponential
+
+from grayctl import log
+from grayctl.errors import ConsulDenied, ConsulError
+
+T = TypeVar("T")
+Sleep = Callable[[float], Awaitable[None]]
+
+# PROMISES: at most 20 requests a second in all under any fault. Evenly spaced, with room for the path check.
+_CALM_RATE = 15.0
+_FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0
+
+
+class Observer(Protocol):
+    """Who counts requests: metrics, tests."""
+
+    def answered(self, endpoint: str, seconds: float) -> None:
+        """A request to `endpoint` (`health`, `kv`, ...) was answered after `seconds`."""
+
+    def failed(self, error: Exception) -> None:
+        """A request failed."""
+
+
+class Line:
+    """Shared by all queries. Names of queries start with their endpoint: `health shop-api`, `kv releases`.
+
+    Attributes:
+        since: wall clock of the last change of `connected`.
+        last_error: the newest fault's message; empty when there was none yet.
+        last_contact: monotonic time of the newest answer; None before the first.
+        path: set while Consul answers at all; nobody retries while it is clear, except who looks for the path.
+    """
+
+    def __init__(self, observer: Observer, *, clock: Callable[[], float], sleep: Sleep) -> None:
+        self.clock = clock
+        self.sleep = sleep
+        self.since = time.time()
+        self.last_error = ""
+        self.last_contact: float | None = None
+        self.path = asyncio.Event()
+        self.path.set()
+        self._observer = observer
+        self._failing: set[str] = set()
+        self._denied: set[str] = set()
+        self._lost_at: float | None = None
+        self._next_slot = 0.0
+        self._log = log.get("consul")
+
+    @property
+    def connected(self) -> bool:
+        """Whether Consul has answered and no query is failing; a denial is an answer."""
+        return self.last_contact is not None and not self._failing
+
+    @property
+    def denied(self) -> tuple[str, ...]:
+        """The queries that the token may not ask, sorted."""
+        return tuple(sorted(self._denied))
+
+    async def persist(
+        self, name: str, call: Callable[[], Awaitable[T]], *, gated: bool = True, ceiling: float = _LONGEST_BACKOFF
+    ) -> T:
+        """Ask until there is an answer, however long that takes: exponential backoff with full jitter.
+
+        Retries of everybody together stay below 20 a second. `gated` ones wait until the path is open.
+        """
+
+        async def once() -> T:
+            asked = self.clock()
+            try:
+                value = await call()
+            except ConsulError as error:
+                self._failed(name, error)
+                raise
+            self._answered(name, self.clock() - asked)
+            return value
+
+        async def back_off(seconds: float) -> None:
+            await self.sleep(seconds)
+            await self.calm(gated=gated)
+
+        retrying = AsyncRetrying(
+            retry=retry_if_exception_type(ConsulError),
+            wait=wait_random_exponential(multiplier=_FIRST_BACKOFF, max=ceiling),
+            sleep=back_off,
+            reraise=True,
+        )
+        return await retrying(once)
+
+    async def calm(self, *, gated: bool = True) -> None:
+        """Wait for this query's turn among all that have seen a fault."""
+        if gated:
+            await self.path.wait()
+        now = self.clock()
+        slot = max(now, self._next_slot)
+        self._next_slot = slot + 1 / _CALM_RATE
+        if slot > now:
+            await self.sleep(slot - now)
+
+    def forget(self, name: str) -> None:
+        """A query is asked no more: what it suffered no longer counts."""
+        self._denied.discard(name)
+        if name in self._failing:
+            self._failing.discard(name)
+            self._note_regained()
+
+    def _answered(self, name: str, seconds: float) -> None:
+        if self.last_contact is None:
+            self.since = time.time()
+            self._log.info("consul_connected")
+        self.last_contact = self.clock()
+        self._observer.answered(name.partition(" ")[0], seconds)
+        if name in self._denied:
+            self._denied.discard(name)
+            self._log.info("consul_granted", query=name)
+        if name in self._failing:
+            self._failing.discard(name)
+            self._note_regained()
+
+    def _failed(self, name: str, error: ConsulError) -> None:
+        self._observer.failed(error)
+        self.last_error = str(error)
+        if isinstance(error, ConsulDenied):
+            if name not in self._denied:
+                self._denied.add(name)
+                self._log.error("consul_denied", query=name, error=str(error), note="the last good state stands")
+            return
+        if not self._failing:
+            self.since = time.time()
+            self._lost_at = self.clock()
+            self._log.warning("consul_lost", query=name, error=str(error), note="the last good state stands")
+        self._failing.add(name)
+
+    def _note_regained(self) -> None:
+        if not self._failing and self._lost_at is not None:
+            self.since = time.time()
+            self._log.info("consul_regained", after=round(self.clock() - self._lost_at, 3))
+            self._lost_at = None

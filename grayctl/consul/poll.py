@@ -1,0 +1,127 @@
+"""One blocking query, kept going for ever: ask, judge, confirm a loss, publish, move the index on."""
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Generic, Protocol, TypeVar
+
+from grayctl.consul.blocking import Memory, Verdict
+from grayctl.consul.client import Reply, Right
+from grayctl.consul.line import Line
+from grayctl.errors import ConsulDenied, ConsulError
+
+T = TypeVar("T")
+
+
+class Ask(Protocol[T]):
+    """A read: at once without `wait`, a long poll with it."""
+
+    def __call__(self, *, index: int | None = None, wait: float | None = None) -> Awaitable[Reply[T]]:
+        """Ask Consul."""
+
+
+class Poll(Generic[T]):
+    """A query and its memory.
+
+    Args:
+        name: endpoint and subject, such as `health shop-api`.
+        ask: how to read it.
+        line: shared by all queries.
+        wait: how long Consul may hold a long poll, in seconds.
+        stored: called when a new value stands in `memory`; it publishes.
+        woke: called when the index moved, news or not.
+        rights: what the token must be allowed to read for an empty answer to mean that a value is gone.
+        lacks: which of those rights it lacks.
+        prepare: awaited before a new value is stored, such as resolving the names in it.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        ask: Ask[T],
+        line: Line,
+        wait: float,
+        *,
+        stored: Callable[[], None],
+        woke: Callable[[], None] = lambda: None,
+        rights: Callable[[T], Sequence[Right]] = lambda _: (),
+        lacks: Callable[[Sequence[Right]], Awaitable[Sequence[Right]]] | None = None,
+        prepare: Callable[[T], Awaitable[None]] | None = None,
+    ) -> None:
+        self.name = name
+        self.memory: Memory[T] = Memory()
+        self._ask = ask
+        self._line = line
+        self._wait = wait
+        self._stored = stored
+        self._woke = woke
+        self._rights = rights
+        self._lacks = lacks
+        self._prepare = prepare
+
+    async def run(self) -> None:
+        """Follow the query until cancelled. No fault of Consul ends this."""
+        while True:
+            if self.memory.suspect:
+                await self._line.calm()
+            verdict = await self._turn(self._wait)
+            if verdict.calm:
+                await self._line.calm()
+            if verdict.pause:
+                await self._line.sleep(verdict.pause)
+
+    async def refresh(self) -> None:
+        """Read once, at once, and publish what is new: how services without a long poll are followed."""
+        self.memory.index = None
+        await self._turn(None)
+
+    async def differs(self) -> bool:
+        """Whether a second look, independent of the long poll, finds something else than what is stored."""
+        reply = await self._line.persist(f"{self.name} again", self._ask)
+        return self.memory.known and self.memory.is_news(reply.value)
+
+    async def _turn(self, wait: float | None) -> Verdict:
+        """One question and what follows from its answer."""
+        reply, verdict = await self._line.persist(self.name, lambda: self._read(wait))
+        memory = self.memory
+        if verdict.drop:
+            memory.forget()
+        else:
+            if memory.is_news(reply.value):
+                if self._prepare is not None:
+                    await self._prepare(reply.value)
+                memory.store(reply.value)
+                self._stored()
+            memory.settle(reply.index)
+        if verdict.woke:
+            self._woke()
+        return verdict
+
+    async def _read(self, wait: float | None) -> tuple[Reply[T], Verdict]:
+        memory = self.memory
+        asked = self._line.clock()
+        try:
+            reply = await self._ask(index=memory.index, wait=wait)
+            verdict = memory.judge(reply, elapsed=self._line.clock() - asked, wait=wait or 0.0)
+            if not verdict.drop and memory.is_loss(reply.value):
+                reply = await self._confirmed()
+        except ConsulError:
+            memory.forget()
+            raise
+        return reply, verdict
+
+    async def _confirmed(self) -> Reply[T]:
+        """A second answer, over another connection, to a question that was answered "nothing" all of a sudden.
+
+        Raises:
+            ConsulDenied: nothing again, and the token may not read what was there: empty is not gone.
+        """
+        await self._line.calm()
+        reply = await self._ask()
+        if not reply.value and self.memory.value is not None and self._lacks is not None:
+            lacking = await self._lacks(self._rights(self.memory.value))
+            if lacking:
+                named = ", ".join(f"{right.kind} {right.name!r}" for right in lacking[:3])
+                raise ConsulDenied(
+                    f"Consul: {self.name}: the answer is empty because the token may not read {named}. "
+                    "Give the token's policies that right, or put the right token into consul.token_file"
+                )
+        return reply

@@ -1,0 +1,381 @@
+"""The watcher: everything watched, kept up to date by blocking queries, published whole or not at all."""
+
+import asyncio
+import random
+import secrets
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from dataclasses import dataclass
+from functools import partial
+from typing import Any, Protocol
+
+from grayctl import log
+from grayctl.consul.client import ConsulClient, Reply
+from grayctl.consul.line import Line, Observer, Sleep
+from grayctl.consul.names import Resolver
+from grayctl.consul.poll import Poll
+from grayctl.consul.selection import (
+    KV_NAMES,
+    host_names,
+    key_rights,
+    kv_entries,
+    kv_query,
+    service_rights,
+    wanted_services,
+)
+from grayctl.errors import ConsulDenied, ConsulError
+from grayctl.model.catalog import Catalog, Entry, Registration
+from grayctl.settings import Settings
+
+_TRIGGERS = ("critical", "warning")
+_PATH_CHECK, _PATH_CEILING = 3.0, 2.0
+# A path that was dead for longer than this may have lost its connections without a word: ask again on new ones.
+_SILENCE = 1.0
+_SWEEP_EVERY = 1.0
+_SIDE_READS = 4  # of the eight short connections: the others are for people's commands and the path check
+_JITTER = 0.1
+
+
+@dataclass(frozen=True, slots=True)
+class Wake:
+    """One complete catalog, and what made it new.
+
+    Attributes:
+        changed: service names, and `kv:<name>` such as `kv:releases`.
+        trace_id: goes with this change to the proof.
+        at: monotonic seconds.
+        cause: one line.
+    """
+
+    catalog: Catalog
+    changed: frozenset[str]
+    trace_id: str
+    at: float
+    cause: str
+
+
+class WatchObserver(Observer, Protocol):
+    """Who counts: `answered(endpoint, seconds)`, `failed(error)`, and each publication."""
+
+    def published(self, wake: Wake) -> None:
+        """A catalog was published."""
+
+
+@dataclass(frozen=True, slots=True)
+class WatchState:
+    """How the watcher does.
+
+    Attributes:
+        connected: Consul answers, and no query fails.
+        since: wall clock of the last change of `connected`.
+        last_error: the newest fault's message; stays after it has passed.
+        denied: queries that the token may not ask.
+        long_polls: blocking queries held open.
+        services_watched: services known, with and without a long poll.
+        cold: those without.
+        complete: a catalog has been published.
+        last_contact: monotonic time of the newest answer; None before the first.
+    """
+
+    connected: bool
+    since: float
+    last_error: str
+    denied: tuple[str, ...]
+    long_polls: int
+    services_watched: int
+    cold: int
+    complete: bool
+    last_contact: float | None
+
+
+class _Nobody:
+    """Counts nothing."""
+
+    def answered(self, endpoint: str, seconds: float) -> None:
+        """Ignore."""
+
+    def failed(self, error: Exception) -> None:
+        """Ignore."""
+
+    def published(self, wake: Wake) -> None:
+        """Ignore."""
+
+
+class Watcher:
+    """Follows Consul and calls `publish` with each new complete catalog.
+
+    The first comes when everything watched has answered once. No fault of Consul ends `run` or empties a catalog:
+    what was published last stands until something else is known.
+
+    Args:
+        client: open.
+        settings: what to watch.
+        publish: called in the loop; must not block. An exception from it ends `run`.
+        observer: counts requests.
+        resolver: for host names in registrations.
+        clock: monotonic seconds.
+        sleep: waits that many.
+    """
+
+    def __init__(
+        self,
+        client: ConsulClient,
+        settings: Settings,
+        publish: Callable[[Wake], None],
+        *,
+        observer: WatchObserver | None = None,
+        resolver: Resolver | None = None,
+        clock: Callable[[], float] = time.monotonic,
+        sleep: Sleep = asyncio.sleep,
+    ) -> None:
+        self._client = client
+        self._watch = settings.watch
+        self._prefix = settings.consul.prefix
+        self._publish = publish
+        self._observer = observer or _Nobody()
+        self._resolver = resolver or Resolver()
+        self._line = Line(self._observer, clock=clock, sleep=sleep)
+        self._sleep = sleep
+        self._log = log.get("consul")
+        self._discovery = self._poll("catalog services", client.services, self._discovered, woke=self._stir)
+        self._kv = {name: self._kv_poll(name) for name in KV_NAMES}
+        self._triggers = {
+            name: self._poll(f"state {name}", partial(client.state, name), lambda: None, woke=self._stir)
+            for name in _TRIGGERS
+        }
+        self._services: dict[str, Poll[tuple[Registration, ...]]] = {}
+        self._gone: set[str] = set()
+        self._running: dict[str, asyncio.Task[None]] = {}
+        self._stirred = asyncio.Event()
+        self._side = asyncio.Semaphore(_SIDE_READS)
+        self._complete = False
+        self._failing_since: float | None = None
+        self._budget = settings.watch.max_long_polls - 1 - len(self._kv) - len(self._triggers)
+
+    @property
+    def state(self) -> WatchState:
+        """How things stand now."""
+        return WatchState(
+            connected=self._line.connected,
+            since=self._line.since,
+            last_error=self._line.last_error,
+            denied=self._line.denied,
+            long_polls=len(self._running),
+            services_watched=len(self._services),
+            cold=len(self._cold()),
+            complete=self._complete,
+            last_contact=self._line.last_contact,
+        )
+
+    async def run(self) -> None:
+        """Watch until cancelled; all queries end with it."""
+        async with asyncio.TaskGroup() as group:
+            self._group = group
+            self._start(self._discovery)
+            for poll in self._kv.values():
+                self._start(poll)
+            for job in (self._watch_path(), self._sweep(), self._reread()):
+                group.create_task(job)
+
+    # ------------------------------------------------------------ queries
+
+    def _poll(self, name: str, ask: Any, stored: Callable[[], None], **more: Any) -> Poll[Any]:
+        return Poll(name, ask, self._line, self._watch.wait, stored=stored, lacks=self._client.lacks, **more)
+
+    def _kv_poll(self, name: str) -> Poll[tuple[Entry, ...]]:
+        async def ask(*, index: int | None = None, wait: float | None = None) -> Reply[tuple[Entry, ...]]:
+            reply = await self._client.kv(kv_query(self._prefix, name), index=index, wait=wait)
+            return Reply(reply.index, kv_entries(self._prefix, name, reply.value))
+
+        changed = frozenset({f"kv:{name}"})
+        return self._poll(f"kv {name}", ask, lambda: self._tell(changed, f"{name} changed in KV"), rights=key_rights)
+
+    def _service_poll(self, name: str) -> Poll[tuple[Registration, ...]]:
+        return self._poll(
+            f"health {name}",
+            partial(self._client.health, name),
+            lambda: self._heard(name),
+            rights=partial(service_rights, name),
+            prepare=lambda value: self._resolver.ensure(host_names(value)),
+        )
+
+    def _start(self, poll: Poll[Any]) -> None:
+        self._running[poll.name] = self._group.create_task(poll.run(), name=poll.name)
+
+    def _stop(self, poll: Poll[Any]) -> bool:
+        task = self._running.pop(poll.name, None)
+        if task is not None:
+            task.cancel()
+        return task is not None
+
+    def _restart(self, poll: Poll[Any]) -> None:
+        """Ask again from the beginning, on another connection."""
+        if self._stop(poll):
+            poll.memory.forget()
+            self._start(poll)
+
+    # ------------------------------------------------------------ services come and go
+
+    def _discovered(self) -> None:
+        """The list of services changed: adopt what is new, let go of what is gone."""
+        listed = self._discovery.memory.value or {}
+        for name in sorted(wanted_services(listed, self._watch) - self._services.keys()):
+            poll = self._services[name] = self._service_poll(name)
+            if self._hot() < self._budget:
+                self._start(poll)
+            else:
+                self._go_cold()
+        for name in tuple(self._services):
+            self._let_go(name)
+        self._tell(frozenset(), "the list of services changed")
+
+    def _heard(self, name: str) -> None:
+        self._gone.discard(name)
+        self._tell(frozenset({name}), f"service {name} changed")
+        self._let_go(name)
+
+    def _let_go(self, name: str) -> None:
+        """Stop following a service that Consul lists no more and that was confirmed empty; it stays, empty.
+
+        A service that only lost its tag is followed on: its name is published, and nginx refers to it.
+        """
+        poll = self._services[name]
+        listed = self._discovery.memory.value or {}
+        if name in listed or name in self._watch.exact or not poll.memory.known or poll.memory.value:
+            return
+        del self._services[name]
+        self._gone.add(name)
+        self._line.forget(poll.name)
+        self._line.forget(f"{poll.name} again")
+        if self._stop(poll) and (cold := self._cold()):
+            self._start(self._services[cold[0]])
+
+    def _hot(self) -> int:
+        return sum(poll.name in self._running for poll in self._services.values())
+
+    def _cold(self) -> list[str]:
+        return [name for name, poll in self._services.items() if poll.name not in self._running]
+
+    def _go_cold(self) -> None:
+        """There are services without a long poll: the triggers tell when to look at them."""
+        for trigger in self._triggers.values():
+            if trigger.name not in self._running:
+                self._start(trigger)
+        self._stir()
+
+    def _stir(self) -> None:
+        self._stirred.set()
+
+    # ------------------------------------------------------------ publishing
+
+    def _tell(self, changed: frozenset[str], cause: str) -> None:
+        if not self._complete:
+            polls: list[Poll[Any]] = [self._discovery, *self._kv.values(), *self._services.values()]
+            if not all(poll.memory.known for poll in polls):
+                return
+            self._complete = True
+            changed, cause = frozenset({*self._services, *(f"kv:{name}" for name in self._kv)}), "first complete answer"
+        elif not changed:
+            return
+        wake = Wake(self._catalog(), changed, secrets.token_hex(8), self._line.clock(), cause)
+        self._log.debug("woke", cause=cause, changed=sorted(changed), trace_id=wake.trace_id)
+        self._observer.published(wake)
+        self._publish(wake)
+
+    def _catalog(self) -> Catalog:
+        known = {name: poll.memory.value or () for name, poll in self._services.items() if poll.memory.known}
+        services = dict.fromkeys(self._gone, ()) | known
+        return Catalog(
+            services=dict(sorted(services.items())),
+            names=self._resolver.answers,
+            kv={name: poll.memory.value or () for name, poll in self._kv.items()},
+        )
+
+    # ------------------------------------------------------------ beside the long polls
+
+    async def _watch_path(self) -> None:
+        """A cheap call every few seconds finds a dead path long before a long poll's wait ends."""
+        while True:
+            self._failing_since = None
+            await self._line.persist("status leader", self._find_path, gated=False, ceiling=_PATH_CEILING)
+            if self._silent_for() > _SILENCE:
+                for poll in self._followed():
+                    self._restart(poll)
+            await self._sleep(_PATH_CHECK)
+
+    async def _find_path(self) -> None:
+        asked = self._line.clock()
+        try:
+            await self._client.status_leader()
+        except ConsulDenied:
+            pass  # an answer: the path is alive
+        except ConsulError:
+            self._failing_since = asked if self._failing_since is None else self._failing_since
+            self._line.path.clear()
+            raise
+        self._line.path.set()
+
+    def _silent_for(self) -> float:
+        return 0.0 if self._failing_since is None else self._line.clock() - self._failing_since
+
+    def _followed(self) -> list[Poll[Any]]:
+        everything: list[Poll[Any]] = [
+            self._discovery,
+            *self._kv.values(),
+            *self._triggers.values(),
+            *self._services.values(),
+        ]
+        return [poll for poll in everything if poll.name in self._running]
+
+    async def _sweep(self) -> None:
+        """Look at the services without a long poll whenever a trigger woke, at most once a second."""
+        while True:
+            await self._stirred.wait()
+            self._stirred.clear()
+            await self._beside(partial(self._look, name) for name in self._cold())
+            await self._sleep(_SWEEP_EVERY)
+
+    async def _look(self, name: str) -> None:
+        poll = self._services.get(name)
+        if poll is None or poll.name in self._running:
+            return
+        memory = poll.memory
+        if memory.index is None or memory.index != await self._line.persist(
+            f"probe {name}", partial(self._client.probe, name)
+        ):
+            await poll.refresh()
+
+    async def _reread(self) -> None:
+        """The safety net: everything once more, every few minutes, should a wake ever have been lost."""
+        while True:
+            spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- spreads load, guards nothing
+            await self._sleep(self._watch.full_reread * spread)
+            await self._beside(partial(self._compare, poll) for poll in self._followed())
+            await self._beside(partial(self._reread_cold, name) for name in self._cold())
+            await self._refresh_names()
+
+    async def _compare(self, poll: Poll[Any]) -> None:
+        if await poll.differs():
+            self._restart(poll)
+
+    async def _reread_cold(self, name: str) -> None:
+        if (poll := self._services.get(name)) is not None and poll.name not in self._running:
+            await poll.refresh()
+
+    async def _refresh_names(self) -> None:
+        by_service = {name: host_names(poll.memory.value or ()) for name, poll in self._services.items()}
+        changed = await self._resolver.refresh(frozenset().union(*by_service.values()))
+        affected = frozenset(name for name, names in by_service.items() if names & changed)
+        if affected and self._complete:
+            self._tell(affected, "host names resolved anew")
+
+    async def _beside(self, jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
+        """Run `jobs` a few at a time, so that commands find a free short connection."""
+
+        async def one(job: Callable[[], Awaitable[None]]) -> None:
+            async with self._side:
+                await job()
+
+        async with asyncio.TaskGroup() as group:
+            for job in jobs:
+                group.create_task(one(job))
