@@ -18,7 +18,7 @@ from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
 from grayctl.policy.resolve import Known, Limits, resolve
 from grayctl.quarantine import Ward, culprit, substitute
-from grayctl.render.fileset import Renderer, known_of
+from grayctl.render.fileset import ObjectHeader, Renderer, known_of, read_header
 from grayctl.settings import Settings
 
 # A generation that nginx took and did not serve is signalled again after this many seconds, doubling up to the
@@ -113,10 +113,10 @@ class Converger:
         """The generation that stands; None before the first."""
         return self._serving
 
-    @property
-    def pending(self) -> bool:
-        """Whether something was refused and waits for a retry."""
-        return bool(self._refusals) or bool(self.ward.cases)
+    def served(self, service: str) -> ObjectHeader | None:
+        """What nginx serves for a service now, which a freeze or a quarantine may keep from what is wanted."""
+        one = self._good.get(service)
+        return read_header(one.content) if one else None
 
     async def converge(self, wanted: Wanted) -> Outcome:
         """One change, from a complete catalog to an nginx that provably serves it.

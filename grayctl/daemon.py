@@ -37,6 +37,11 @@ _METRICS_AGAIN = 10.0
 _RETRY_FIRST, _RETRY_CEILING = 1.0, 10.0
 
 
+def _heard_alike(one: Settings, other: Settings) -> bool:
+    """Whether two settings hear the same from Consul, so that the watcher need not start over."""
+    return (one.consul, one.watch) == (other.consul, other.watch)
+
+
 class Daemon:
     """One process beside one nginx. `run` returns when SIGTERM or SIGINT asked for it."""
 
@@ -60,6 +65,7 @@ class Daemon:
         self._frozen: Freeze | None = None
         self._watcher: Watcher | None = None
         self._told: dict[str, str] = {}
+        self._cause = "retry"
 
     async def run(self) -> int:
         """Start, serve until asked to stop, stop. Returns the exit code.
@@ -155,7 +161,7 @@ class Daemon:
                 self._watcher = Watcher(client, settings, self._heard, observer=observer)
                 watching = asyncio.create_task(self._watcher.run())
                 try:
-                    while settings is self._settings and not watching.done():
+                    while _heard_alike(settings, self._settings) and not watching.done():
                         await asyncio.wait([watching], timeout=1.0)
                     if watching.done():
                         watching.result()
@@ -197,7 +203,8 @@ class Daemon:
             began = time.monotonic()
             woke = wake.at if wake else began
             trace_id = wake.trace_id if wake else uuid.uuid4().hex[:16]
-            cause = cause or (wake.cause if wake else "retry")
+            cause = cause or (wake.cause if wake else self._cause)
+            self._cause = "retry"
             self._frozen = self._brake.standing(catalog)
             with structlog.contextvars.bound_contextvars(trace_id=trace_id):
                 try:
@@ -279,9 +286,9 @@ class Daemon:
             self._broken_templates = set(templates.broken)
             renderer = Renderer(templates, settings, dialect(self._facts))
             self._converger.reconfigure(settings, renderer, Limits(self._facts.variables_hash_bucket_size))
-        if (settings.consul, settings.watch) == (self._settings.consul, self._settings.watch):
-            self._log.info("reread", watch="goes on")
+        self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
         self._settings = settings
+        self._cause = "settings and templates were read again"
         self._pace = Pace(settings.reload.min_interval, settings.reload.max_delay).changed(time.monotonic())
         self._news.set()
 
@@ -324,6 +331,7 @@ class Daemon:
         """Release this node's brake."""
         brake.write_local(self._state_dir, None)
         self._log.warning("unfrozen")
+        self._cause = "unfreeze"
         self._pace = self._pace.changed(time.monotonic())
         self._news.set()
         return Result(outcome="done", message="unfrozen: what changed meanwhile is applied now")

@@ -1,6 +1,13 @@
 """Prometheus metrics: what is counted and timed, under Prometheus's naming."""
 
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client import (
+    CollectorRegistry,
+    Counter,
+    Gauge,
+    Histogram,
+    disable_created_metrics,
+    generate_latest,
+)
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from grayctl import __version__
@@ -28,6 +35,7 @@ class Metrics:
     """Everything grayctl exposes on /metrics; docs/operations.md explains each."""
 
     def __init__(self) -> None:
+        disable_created_metrics()  # type: ignore[no-untyped-call]  # prometheus_client leaves it untyped
         self.registry = CollectorRegistry()
         counter, gauge = self._counter, self._gauge
         gauge("grayctl_build_info", "Always 1; the version is a label.", "version").labels(__version__).set(1)

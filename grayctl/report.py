@@ -1,7 +1,7 @@
 """Builds what `grayctl status` shows, and puts outcomes into words."""
 
 import os
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from grayctl import __version__
@@ -12,7 +12,7 @@ from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import Manifest
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
-from grayctl.model.plan import Finding, Server, ServicePlan
+from grayctl.model.plan import Finding, Server, ServicePlan, Serving
 from grayctl.model.report import (
     ConsulReport,
     FreezeReport,
@@ -27,7 +27,7 @@ from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts
 from grayctl.nginx.site import Site
 from grayctl.quarantine import Case, Ward
-from grayctl.render.fileset import read_header
+from grayctl.render.fileset import ObjectHeader, read_header
 from grayctl.settings import Settings
 
 _EXIT_CODES: dict[type[Outcome], int] = {Unchanged: 0, Applied: 0, Held: 1, Rejected: 1, RolledBack: 3}
@@ -89,7 +89,12 @@ def build_status(
     """The daemon's own view."""
     plan, ward = converger.plan, converger.ward
     services = tuple(
-        _service(one, len(catalog.services.get(name, ())) if catalog else 0, ward.cases.get(name))
+        _service(
+            one,
+            converger.served(name),
+            len(catalog.services.get(name, ())) if catalog else 0,
+            ward.cases.get(name),
+        )
         for name, one in (plan.services if plan else {}).items()
     )
     refused = tuple(f"{name}: {why}" for name, why in (plan.refused if plan else {}).items())
@@ -181,21 +186,36 @@ def _consul(settings: Settings, watcher: Watcher | None) -> ConsulReport | None:
     )
 
 
-def _service(plan: ServicePlan, registered: int, case: Case | None) -> ServiceReport:
-    servers = plan.upstreams[0].servers if plan.serving != "refused" else ()
+def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, case: Case | None) -> ServiceReport:
+    """What is served, from the object that stands; what is wanted shows only where it differs."""
+    instances = {one.address: one.instance for one in plan.known}
+    serving = served.serving if served else Serving.REFUSED
+    servers = tuple(
+        replace(one, instance=instances.get(one.address, ""))
+        for one in (served.servers() if served and serving is not Serving.REFUSED else ())
+    )
+    waiting = () if serving is plan.serving and set(servers) == set(_wanted(plan)) else (_waiting(plan),)
     return ServiceReport(
         service=plan.service,
         id=plan.id,
-        serving=plan.serving,
+        serving=serving,
         versions=_versions(servers),
         servers=_servers(servers),
         registered=registered,
         dropped=len({finding.instance for finding in plan.findings if finding.dropped}),
         findings=tuple(_words(finding) for finding in plan.findings),
-        notices=plan.notices,
+        notices=(*plan.notices, *waiting),
         quarantine=case.reason if case else "",
         quarantined_since=case.since if case else None,
     )
+
+
+def _wanted(plan: ServicePlan) -> tuple[Server, ...]:
+    return () if plan.serving is Serving.REFUSED else plan.known
+
+
+def _waiting(plan: ServicePlan) -> str:
+    return f"not applied yet: {len(_wanted(plan))} servers, {plan.serving}"
 
 
 def _words(finding: Finding) -> str:

@@ -83,10 +83,9 @@ def _write(files: "FileSet", out: Path) -> None:
 
 
 def _preview(settings: Settings, *, show_diff: bool) -> None:
-    from grayctl.consul.watch import read_catalog  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
+    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
 
-    files = _files(settings, asyncio.run(read_catalog(settings)))
+    files = _files(settings, asyncio.run(_read_consul(settings)))
     if not show_diff:
         _print(files)
         return
@@ -142,7 +141,6 @@ async def _once(settings: Settings) -> "Result":
     from grayctl import log  # noqa: PLC0415 -- slow imports only where needed
     from grayctl.assembly import assemble  # noqa: PLC0415 -- as above
     from grayctl.brake import Brake  # noqa: PLC0415 -- as above
-    from grayctl.consul.watch import read_catalog  # noqa: PLC0415 -- as above
     from grayctl.converge import Wanted  # noqa: PLC0415 -- as above
     from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
     from grayctl.report import result  # noqa: PLC0415 -- as above
@@ -150,7 +148,20 @@ async def _once(settings: Settings) -> "Result":
     log.configure(settings.log)
     with Store(Path(settings.state_dir)).opened() as store:
         parts = await assemble(settings, store)
-        catalog = await read_catalog(settings)
+        catalog = await _read_consul(settings)
         freeze = Brake(Path(settings.state_dir)).standing(catalog)
         outcome = await parts.converger.converge(Wanted(catalog, freeze, "grayctl render", ""))
         return result(outcome, parts.converger.ward)
+
+
+async def _read_consul(settings: Settings) -> "Catalog":
+    """The whole catalog, once.
+
+    Raises:
+        ConsulError: after a few attempts.
+    """
+    from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.consul.once import read_catalog  # noqa: PLC0415 -- as above
+
+    async with ConsulClient(settings.consul, connections=1) as client:
+        return await read_catalog(client, settings)

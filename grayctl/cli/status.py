@@ -14,6 +14,7 @@ from grayctl.model.report import ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
+_PIPE_WIDTH = 200
 _SERVING = {"live": "green", "kept": "yellow", "refused": "red"}
 
 
@@ -40,12 +41,18 @@ def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) 
         if as_json:
             print_json(report)
         else:
-            Console().print(view(report, service))
+            _console().print(view(report, service))
         return
-    with Live(view(_ask(settings), service), auto_refresh=False, screen=False) as live:
+    with Live(view(_ask(settings), service), console=_console(), auto_refresh=False, screen=False) as live:
         while True:
             time.sleep(_REFRESH)
             live.update(view(_ask(settings), service), refresh=True)
+
+
+def _console() -> Console:
+    """As wide as the terminal; in a pipe wide enough that nothing is cut."""
+    console = Console()
+    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 
 
 def _ask(settings: Settings) -> Status:
