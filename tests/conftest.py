@@ -1,0 +1,16 @@
+"""What every test has: a scrubbed environment, a real Consul, a real nginx."""
+
+import os
+
+import pytest
+
+from tests.support.process import SCRUBBED
+
+pytest_plugins = ["tests.support.consul", "tests.support.nginx"]
+
+
+@pytest.fixture(autouse=True)
+def _scrubbed_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No variable of the machine may steer Consul, grayctl or a proxy."""
+    for name in [name for name in os.environ if name.startswith(SCRUBBED)]:
+        monkeypatch.delenv(name)
