@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.process import SCRUBBED
 
-pytest_plugins = ["tests.support.consul", "tests.support.nginx"]
+pytest_plugins = ["tests.support.consul", "tests.support.nginx", "tests.support.edge"]
 
 
 @pytest.fixture(autouse=True)
