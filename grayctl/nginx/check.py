@@ -29,6 +29,8 @@ _PLACE = re.compile(r" in (?P<file>/.+):(?P<line>\d+)$")
 # Large maps cost page faults by the thousand without it (FACTS.md, "cost of configuration").
 _MALLOC = {"MALLOC_TOP_PAD_": "33554432"}
 
+_OURS = ("CONSUL_", "GRAYCTL_", "NOTIFY_SOCKET", "WATCHDOG_")
+
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
@@ -98,11 +100,15 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
 
 
 def namespace_allowed() -> bool:
-    """Whether a mount namespace can be had here."""
+    """Whether a private mount namespace can be had here: not without CAP_SYS_ADMIN, nor where `/` is no mount point."""
     allowed: list[bool] = []
 
     def attempt() -> None:
-        allowed.append(_libc.unshare(_CLONE_NEWNS) == 0)
+        try:
+            _leave_namespace()
+        except NamespaceError:
+            return
+        allowed.append(True)
 
     thread = threading.Thread(target=attempt, name="namespace-probe")
     thread.start()
@@ -120,7 +126,7 @@ def _run(command: list[str], timeout: float, overlay: tuple[Path, Path] | None) 
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
-            env={**os.environ, **_MALLOC},
+            env=_environment(),
             start_new_session=True,
             text=True,
             errors="replace",
@@ -136,17 +142,26 @@ def _run(command: list[str], timeout: float, overlay: tuple[Path, Path] | None) 
     return child.returncode, output
 
 
-def _enter_namespace(candidate: Path, place: Path) -> None:
-    """Leave the namespace of the process, for this thread alone, and show `candidate` at `place`."""
+def _environment() -> dict[str, str]:
+    """Our environment without what is ours alone: a token is no business of the modules that nginx -t loads."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(_OURS)}
+    return {**kept, **_MALLOC}
+
+
+def _leave_namespace() -> None:
+    """Give this thread a mount namespace of its own."""
     if _libc.unshare(_CLONE_NEWNS) != 0:
         raise NamespaceError(f"no mount namespace: {os.strerror(ctypes.get_errno())}")
-    # slave: what the host mounts still arrives here, what is mounted here never leaves
-    for arguments in (
-        (b"none", b"/", None, _MS_REC | _MS_SLAVE, None),
-        (os.fsencode(candidate), os.fsencode(place), None, _MS_BIND, None),
-    ):
-        if _libc.mount(*arguments) != 0:
-            raise NamespaceError(f"cannot bind {candidate} over {place}: {os.strerror(ctypes.get_errno())}")
+    # slave: what the host mounts still arrives here, what is mounted here never leaves; without that, mount nothing
+    if _libc.mount(b"none", b"/", None, _MS_REC | _MS_SLAVE, None) != 0:
+        raise NamespaceError(f"no private mounts: {os.strerror(ctypes.get_errno())}")
+
+
+def _enter_namespace(candidate: Path, place: Path) -> None:
+    """Leave the namespace of the process, for this thread alone, and show `candidate` at `place`."""
+    _leave_namespace()
+    if _libc.mount(os.fsencode(candidate), os.fsencode(place), None, _MS_BIND, None) != 0:
+        raise NamespaceError(f"cannot bind {candidate} over {place}: {os.strerror(ctypes.get_errno())}")
 
 
 async def _in_own_thread(work: Callable[[], tuple[int | None, str]]) -> tuple[int | None, str]:
@@ -165,7 +180,7 @@ async def _in_own_thread(work: Callable[[], tuple[int | None, str]]) -> tuple[in
     def body() -> None:
         try:
             result = work()
-        except (NginxError, OSError) as error:
+        except BaseException as error:  # noqa: BLE001 -- it is raised again where it is awaited; lost here, that would hang
             loop.call_soon_threadsafe(settle, None, error)
         else:
             loop.call_soon_threadsafe(settle, result, None)

@@ -7,17 +7,17 @@ on answering for 100 ms after the new one began.
 import asyncio
 import os
 import re
-from collections.abc import Collection
+import stat
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from grayctl.nginx.process import Master, Worker, is_alive, workers
+from grayctl.nginx.process import Master, Worker, workers
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _MARKER_TIMEOUT = 1.0
 _RETRIED = "failed (98"  # EADDRINUSE: nginx tries five times in 2.5 s, then says "still could not bind()"
-_LOST_WORKER = "cannot be respawned"
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +35,12 @@ class NotProven:
 
 @dataclass(frozen=True, slots=True)
 class MasterGone:
-    """The master that was signalled is no more."""
+    """The master that was signalled is no more, or no more the one that counts."""
+
+
+@dataclass(frozen=True, slots=True)
+class NotRunning:
+    """There is no master to prove anything."""
 
 
 Proof = Proven | NotProven | MasterGone
@@ -46,7 +51,10 @@ class ErrorLog:
 
     def __init__(self, path: Path | None, master: Master) -> None:
         self._path = path
-        self._emergency = re.compile(rf"\[emerg\] {master.pid}#")
+        # by pid: `nginx -t` and other masters may write into the same file
+        self._refusal = re.compile(rf"\[emerg\] {master.pid}#")
+        self._lost_worker = re.compile(rf"\[alert\] {master.pid}#.*cannot be respawned")
+        self._failed: tuple[str, bool] | None = None
         self._descriptor = -1
         self._rest = b""
         if path is not None:
@@ -60,13 +68,16 @@ class ErrorLog:
             os.close(self._descriptor)
 
     def failure(self) -> tuple[str, bool] | None:
-        """The line that says that the reload failed, and whether the master refused it; None while there is none."""
+        """The line that says that the reload failed, and whether the master refused it; None while there is none.
+
+        Once there is one, it stays the answer.
+        """
         for line in self._lines():
-            if _LOST_WORKER in line:
-                return line, False
-            if self._emergency.search(line) and _RETRIED not in line:
-                return line, True
-        return None
+            if self._failed is None and self._lost_worker.search(line):
+                self._failed = line, False
+            if self._failed is None and self._refusal.search(line) and _RETRIED not in line:
+                self._failed = line, True
+        return self._failed
 
     def _lines(self) -> list[str]:
         if self._path is None:
@@ -105,10 +116,14 @@ class ErrorLog:
             os.close(self._descriptor)
             self._descriptor = -1
         try:
-            self._descriptor = os.open(self._path or "", os.O_RDONLY | os.O_CLOEXEC)
+            # not blocking: it may be a pipe (/dev/stderr in a container), which says nothing to us
+            self._descriptor = os.open(self._path or "", os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
         except OSError:
             return  # not there yet, or unreadable: workers and marker still have to prove
-        if at_end:
+        if not stat.S_ISREG(os.fstat(self._descriptor).st_mode):
+            os.close(self._descriptor)
+            self._descriptor, self._path = -1, None
+        elif at_end:
             os.lseek(self._descriptor, 0, os.SEEK_END)
 
 
@@ -135,6 +150,7 @@ async def confirm(
     before: Collection[Worker],
     errors: ErrorLog,
     *,
+    stays: Callable[[], bool],
     marker: tuple[str, int],
     stamp: str,
     timeout: float,  # noqa: ASYNC109 -- the time nginx has, and what it says in it, is the very subject
@@ -145,6 +161,7 @@ async def confirm(
         master: who was signalled.
         before: its workers before the signal.
         errors: its error log, opened before the signal.
+        stays: whether `master` is still nginx's master.
         marker: host and port of the marker.
         stamp: what the marker must answer.
         timeout: seconds; after them an unproven reload has failed.
@@ -154,7 +171,7 @@ async def confirm(
     deadline = loop.time() + timeout
     pause, answer = _FIRST_PAUSE, ""
     while True:
-        if not is_alive(master):
+        if not stays():
             return MasterGone()
         if failed := errors.failure():
             return NotProven(*failed)

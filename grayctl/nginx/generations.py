@@ -3,6 +3,7 @@
     <state_dir>/objects/<slug>-<sha>.conf             0444, immutable, named by its content
     <state_dir>/snippetsets/<sha>/<slug>.conf         the snippets of a generation, shared while they are equal
     <state_dir>/generations/000042/{http.conf, stream.conf, manifest.json, snippets -> ../../snippetsets/<sha>}
+    <state_dir>/generations/000042/served             it stood once: pruning counts only these
     <state_dir>/current -> generations/000042
     <state_dir>/snippets -> current/snippets
     <state_dir>/pending.json                          an activation under way
@@ -10,95 +11,34 @@
 
 Every file is written under a temporary name, synced and renamed; then its directory is synced. The order and
 the journal are FACTS.md's "Protocol that survived 16 injected crashes".
+
+Who writes here writes what nginx's master runs as root, so a directory that others may write to is refused.
 """
 
 import contextlib
 import fcntl
-import hashlib
 import os
 import shutil
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
-from typing import TypeVar
 
 import msgspec
 
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
+from grayctl.nginx.content import Hashes, content_sha, encoded, snippet_set
+from grayctl.nginx.disk import explained, point, remove_tree, sync_directory, write_file
+from grayctl.nginx.journal import Journal
 
-_SHA_DIGITS = 16
+_HTTP, _STREAM, _MANIFEST, _SNIPPETS, _SERVED = "http.conf", "stream.conf", "manifest.json", "snippets", "served"
 _READ_ONLY = 0o444
-_T = TypeVar("_T")
+_OTHERS_MAY_WRITE = 0o022
+# Candidates that never stood: refused ones, and those tried while looking for a culprit. So many of the newest
+# stay, to be tried again or looked at; halving thousands of services takes fewer.
+_KEEP_CANDIDATES = 20
 
 
-class Pending(msgspec.Struct, frozen=True, kw_only=True):
-    """The journal: an activation under way. `checked` is false while the check itself needs the flip."""
-
-    from_: int | None = msgspec.field(name="from")
-    to: int
-    checked: bool
-
-
-class State(msgspec.Struct, frozen=True, kw_only=True):
-    """The last proof: `proven` is false when `serving` was checked while nginx did not run."""
-
-    serving: int = -1
-    digest: str = ""
-    proven: bool = False
-    last_proven: int = -1
-
-
-@contextlib.contextmanager
-def _explained(path: Path, doing: str) -> Iterator[None]:
-    try:
-        yield
-    except OSError as error:
-        place = error.filename or path
-        raise StateError(
-            f"{place}: cannot {doing}: {error.strerror}. What nginx serves is untouched; "
-            "free or mend the file system, grayctl tries again by itself"
-        ) from error
-
-
-def _sync_directory(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
-
-
-def _write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
-    """Write whole or not at all; the caller syncs the directory."""
-    fresh = path.with_name(f".{path.name}.new")
-    descriptor = os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o644)
-    try:
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fchmod(descriptor, mode)
-            os.fsync(descriptor)
-        fresh.replace(path)
-    except OSError:
-        fresh.unlink(missing_ok=True)
-        raise
-
-
-def _link(path: Path, target: str) -> None:
-    """Point the symbolic link `path` to `target` in one step, durably."""
-    fresh = path.with_name(f".{path.name}.new")
-    fresh.unlink(missing_ok=True)
-    fresh.symlink_to(target)
-    fresh.replace(path)
-    _sync_directory(path.parent)
-
-
-def content_sha(content: str) -> str:
-    """The first 16 hex digits of the SHA-256 of `content`, as in an object's file name."""
-    return hashlib.sha256(content.encode("utf-8", "surrogatepass")).hexdigest()[:_SHA_DIGITS]
-
-
-class Store:
+class Store(Journal):
     """The state directory of one grayctl.
 
     Args:
@@ -106,10 +46,12 @@ class Store:
     """
 
     def __init__(self, root: Path) -> None:
-        self.root = root
-        self._objects = root / "objects"
-        self._sets = root / "snippetsets"
-        self._generations = root / "generations"
+        super().__init__(root)
+        self.objects_dir = root / "objects"
+        self.sets_dir = root / "snippetsets"
+        self.generations_dir = root / "generations"
+        self._hashes = Hashes()
+        self._highest = -1
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Store"]:
@@ -117,21 +59,30 @@ class Store:
 
         Raises:
             Locked: another grayctl holds it; the message names its pid.
-            StateError: the directory cannot be made or written.
+            StateError: the directory cannot be made or written, or others may write to it.
         """
-        with _explained(self.root, "make the state directory"):
-            for folder in (self.root, self._objects, self._sets, self._generations):
+        with explained(self.root, "make the state directory"):
+            for folder in (self.root, self.objects_dir, self.sets_dir, self.generations_dir):
                 # nginx's master reads these as root, its workers read none of it; people may look
                 folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            self._demand_ownership()
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock(descriptor)
             if not (self.root / "snippets").is_symlink():
-                with _explained(self.root, "link the snippets"):
-                    _link(self.root / "snippets", "current/snippets")
+                with explained(self.root, "link the snippets"):
+                    point(self.root / "snippets", "current/snippets")
             yield self
         finally:
             os.close(descriptor)
+
+    def _demand_ownership(self) -> None:
+        found = self.root.stat()
+        if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_MAY_WRITE:
+            raise StateError(
+                f"{self.root}: others than its owner may write here, and so into what nginx runs as root. "
+                f"Run: chown root {self.root} && chmod go-w {self.root}"
+            )
 
     def _lock(self, descriptor: int) -> None:
         try:
@@ -142,7 +93,7 @@ class Store:
                 f"{self.root}: grayctl with pid {pid} writes this state directory; "
                 "stop it, or use its commands, or give this one a state_dir of its own"
             ) from error
-        with _explained(self.root, "write the lock"):
+        with explained(self.root, "write the lock"):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -159,55 +110,75 @@ class Store:
     ) -> Manifest:
         """Write a generation, whole and synced; nothing refers to it yet.
 
+        What is on disk already is used again after its content was compared: a damaged object is replaced.
+
         Raises:
-            StateError: disk full, read-only, no right; what was half written is removed at the next prune.
+            StateError: disk full, read-only, no right; then there is no such generation.
         """
-        number = max(self.numbers(), default=-1) + 1
+        snippets = {one.slug: one.snippet for one in files.objects.values()}
         manifest = Manifest(
-            number=number,
+            number=self._next_number(),
             digest=files.digest,
             objects={service: one.filename for service, one in files.objects.items()},
-            snippets=content_sha("".join(f"{one.slug}\0{one.snippet}\0" for one in files.objects.values())),
+            snippets=snippet_set({slug: content_sha(text) for slug, text in snippets.items()}),
             created=created,
             cause=cause,
             trace_id=trace_id,
             quarantined=quarantined or {},
         )
-        with _explained(self.root, "write a generation"):
+        entries = {_HTTP: files.http.replace(GENERATION, manifest.stamp), _STREAM: files.stream}
+        manifest = msgspec.structs.replace(manifest, files={name: content_sha(text) for name, text in entries.items()})
+        with explained(self.root, "write a generation"):
             self._write_objects(files.objects.values())
-            self._write_snippets(manifest.snippets, files.objects.values())
-            folder = self._generations / f".{manifest.name}.new"
-            shutil.rmtree(folder, ignore_errors=True)
-            folder.mkdir(mode=0o755)
-            stamp = f"{manifest.name} {manifest.digest}"
-            _write_file(folder / "http.conf", files.http.replace(GENERATION, stamp).encode("utf-8", "surrogatepass"))
-            _write_file(folder / "stream.conf", files.stream.encode("utf-8", "surrogatepass"))
-            _write_file(folder / "manifest.json", msgspec.json.encode(manifest))
-            (folder / "snippets").symlink_to(f"../../snippetsets/{manifest.snippets}")
-            _sync_directory(folder)
-            folder.rename(self._generations / manifest.name)
-            _sync_directory(self._generations)
+            self._write_snippets(self.sets_dir / manifest.snippets, snippets)
+            self._write_generation(manifest, entries)
+        self._highest = manifest.number
         return manifest
 
-    def _write_objects(self, objects: Iterable[Object]) -> None:
-        present = {entry.name for entry in os.scandir(self._objects)}
-        missing = [one for one in objects if one.filename not in present]
-        for one in missing:
-            _write_file(self._objects / one.filename, one.content.encode("utf-8", "surrogatepass"), _READ_ONLY)
-        if missing:
-            _sync_directory(self._objects)
+    def _next_number(self) -> int:
+        """One above every number ever seen: nginx may still answer an old one."""
+        seen = [self._highest, self.state().serving, *self.numbers()]
+        with contextlib.suppress(StateError):  # a damaged journal is what `Site.recover` reports
+            if pending := self.pending():
+                seen.append(pending.to)
+        return max(seen) + 1
 
-    def _write_snippets(self, name: str, objects: Iterable[Object]) -> None:
-        if (self._sets / name).is_dir():
-            return
-        fresh = self._sets / f".{name}.new"
+    def _write_objects(self, objects: Iterable[Object]) -> None:
+        wrong = [one for one in objects if self._hashes.of(self.objects_dir / one.filename) != one.sha]
+        for one in wrong:
+            write_file(self.objects_dir / one.filename, encoded(one.content), _READ_ONLY)
+        if wrong:
+            sync_directory(self.objects_dir)
+
+    def _write_snippets(self, folder: Path, snippets: Mapping[str, str]) -> None:
+        """Write a snippet set. What the current set holds already is linked, which spares a sync for each file."""
+        wanted = {f"{slug}.conf": text for slug, text in snippets.items()}
+        folder.mkdir(mode=0o755, exist_ok=True)
+        wrong = [name for name, text in wanted.items() if self._hashes.of(folder / name) != content_sha(text)]
+        held = self.root / "current" / _SNIPPETS
+        for name in wrong:
+            if not (folder / name).exists() and self._hashes.of(held / name) == content_sha(wanted[name]):
+                (folder / name).hardlink_to((held / name).resolve())
+            else:
+                write_file(folder / name, encoded(wanted[name]), _READ_ONLY)
+        sync_directory(folder)
+        sync_directory(self.sets_dir)
+
+    def _write_generation(self, manifest: Manifest, entries: Mapping[str, str]) -> None:
+        fresh = self.generations_dir / f".{manifest.name}.new"
         shutil.rmtree(fresh, ignore_errors=True)
         fresh.mkdir(mode=0o755)
-        for one in objects:
-            _write_file(fresh / f"{one.slug}.conf", one.snippet.encode("utf-8", "surrogatepass"))
-        _sync_directory(fresh)
-        fresh.rename(self._sets / name)
-        _sync_directory(self._sets)
+        try:
+            for name, text in entries.items():
+                write_file(fresh / name, encoded(text))
+            write_file(fresh / _MANIFEST, msgspec.json.encode(manifest))
+            (fresh / _SNIPPETS).symlink_to(f"../../snippetsets/{manifest.snippets}")
+            sync_directory(fresh)
+            fresh.rename(self.folder(manifest.number))
+        except OSError:
+            shutil.rmtree(fresh, ignore_errors=True)
+            raise
+        sync_directory(self.generations_dir)
 
     def flip(self, number: int) -> None:
         """Make generation `number` the current one, in one step, durably.
@@ -215,20 +186,40 @@ class Store:
         Raises:
             StateError: the link cannot be written.
         """
-        with _explained(self.root / "current", "flip the current generation"):
-            _link(self.root / "current", f"generations/{generation_name(number)}")
+        current, snippets = self.root / "current", self.root / _SNIPPETS
+        with explained(current, "flip the current generation"):
+            for link in (current, snippets):
+                if link.exists() and not link.is_symlink():  # somebody's copy: a link cannot replace a directory
+                    link.rename(link.with_name(f"{link.name}.found-{self._next_number()}"))
+            point(current, f"generations/{generation_name(number)}")
+            if not snippets.is_symlink():
+                point(snippets, "current/snippets")
+
+    def mark_served(self, number: int) -> None:
+        """Remember that generation `number` stood: pruning keeps those, and soon drops what was refused.
+
+        Raises:
+            StateError: the mark cannot be written.
+        """
+        path = self.folder(number) / _SERVED
+        with explained(path, "mark the generation"):
+            path.touch()  # not synced: lost in a power cut, the generation is only pruned earlier
+
+    def stood(self, number: int) -> bool:
+        """Whether generation `number` ever stood."""
+        return (self.folder(number) / _SERVED).exists()
 
     # ------------------------------------------------------------ reading
 
     def numbers(self) -> list[int]:
         """The generations on disk, ascending."""
-        if not self._generations.is_dir():
+        if not self.generations_dir.is_dir():
             return []
-        return sorted(int(entry.name) for entry in os.scandir(self._generations) if entry.name.isdigit())
+        return sorted(int(entry.name) for entry in os.scandir(self.generations_dir) if entry.name.isdigit())
 
     def folder(self, number: int) -> Path:
         """A generation's directory."""
-        return self._generations / generation_name(number)
+        return self.generations_dir / generation_name(number)
 
     def read(self, number: int) -> Manifest:
         """A generation's manifest.
@@ -251,7 +242,7 @@ class Store:
             name = (self.root / "current").readlink().name
         except OSError:
             return None
-        return int(name) if name.isdigit() and (self._generations / name).is_dir() else None
+        return int(name) if name.isdigit() and (self.generations_dir / name).is_dir() else None
 
     def current(self) -> Manifest | None:
         """The current generation; None when there is none or it is damaged."""
@@ -261,23 +252,28 @@ class Store:
         except StateError:
             return None
 
-    def objects(self, manifest: Manifest) -> dict[str, Object]:
+    def objects(self, manifest: Manifest, *, whole: bool = True) -> dict[str, Object]:
         """The objects of a generation, as written.
+
+        Args:
+            manifest: whose.
+            whole: all of them or an error; otherwise damaged ones are left out.
 
         Raises:
             StateError: one is missing or its content does not match its name.
         """
         found: dict[str, Object] = {}
         for service, filename in manifest.objects.items():
-            slug, _, sha = filename.removesuffix(".conf").rpartition("-")
-            snippet_path = self._sets / manifest.snippets / f"{slug}.conf"
+            slug, sha = _parts(filename)
+            path = self.objects_dir / filename
             try:
-                content = (self._objects / filename).read_bytes().decode("utf-8", "surrogatepass")
-                snippet = snippet_path.read_bytes().decode("utf-8", "surrogatepass")
-            except OSError as error:
-                raise StateError(f"generation {manifest.number}: {error.filename}: {error.strerror}") from error
-            if content_sha(content) != sha:
-                raise StateError(f"{self._objects / filename}: changed by hand: its content does not match its name")
+                content = _decoded(path)
+                snippet = _decoded(self.sets_dir / manifest.snippets / f"{slug}.conf")
+                _demand_match(path, content, sha)
+            except StateError:
+                if whole:
+                    raise
+                continue
             found[service] = Object(service, slug, sha, content, snippet)
         return found
 
@@ -287,81 +283,110 @@ class Store:
         Raises:
             StateError: it cannot be read.
         """
-        path = self.folder(manifest.number) / "http.conf"
-        try:
-            return path.read_bytes().decode("utf-8", "surrogatepass")
-        except OSError as error:
-            raise StateError(f"{path}: cannot be read: {error.strerror}") from error
+        return _decoded(self.folder(manifest.number) / _HTTP)
+
+    # ------------------------------------------------------------ drift
 
     def stands(self, manifest: Manifest) -> bool:
-        """Whether `manifest` is the current generation and its entry files are there: cheap, for every converge."""
-        return self.current_number() == manifest.number and (self.folder(manifest.number) / "http.conf").is_file()
+        """Whether `current` names this generation and each file of it is as written: cheap, for every converge."""
+        return self.current_number() == manifest.number and not self.damage(manifest)
 
-    # ------------------------------------------------------------ the journal
+    def damage(self, manifest: Manifest) -> list[str]:
+        """What is missing or changed of a generation, a line each. A file is read again only when it was touched."""
+        folder = self.folder(manifest.number)
+        wanted = {folder / name: manifest.files.get(name) for name in (_HTTP, _STREAM)}
+        wanted |= {self.objects_dir / filename: _parts(filename)[1] for filename in manifest.objects.values()}
+        found = {path: self._hashes.of(path) for path in wanted}
+        lines = [f"{path}: {'changed' if found[path] else 'missing'}" for path in wanted if found[path] != wanted[path]]
+        slugs = [_parts(filename)[0] for filename in manifest.objects.values()]
+        snippets = {slug: self._hashes.of(folder / _SNIPPETS / f"{slug}.conf") or "" for slug in slugs}
+        if snippet_set(snippets) != manifest.snippets:
+            lines.append(f"{self.sets_dir / manifest.snippets}: a snippet is missing or changed")
+        if not (self.root / _SNIPPETS).is_symlink():
+            lines.append(f"{self.root / _SNIPPETS}: missing")
+        return lines
 
-    def pending(self) -> Pending | None:
-        """The activation under way; None when there is none.
+    def verify(self) -> list[str]:
+        """What is missing or changed of what stands, a line each; empty when all is well."""
+        manifest = self.current()
+        return [f"{self.root / 'current'}: names no readable generation"] if manifest is None else self.damage(manifest)
 
-        Raises:
-            StateError: it is unreadable; the caller treats that as an activation that failed.
-        """
-        return self._read_json("pending.json", Pending)
-
-    def set_pending(self, pending: Pending) -> None:
-        """Register the intent, before the act."""
-        self._write_json("pending.json", msgspec.json.encode(pending))
-
-    def drop_pending(self) -> None:
-        """The activation is over, either way."""
-        with _explained(self.root, "drop the journal"):
-            (self.root / "pending.json").unlink(missing_ok=True)
-            _sync_directory(self.root)
-
-    def state(self) -> State:
-        """The last proof; an unreadable record counts as none."""
+    def intact(self, number: int | None) -> Manifest | None:
+        """The manifest of a generation that nginx could serve: there, readable, undamaged; otherwise None."""
         try:
-            return self._read_json("state.json", State) or State()
+            manifest = None if number is None else self.read(number)
         except StateError:
-            return State()
-
-    def set_state(self, state: State) -> None:
-        """Record a proof."""
-        self._write_json("state.json", msgspec.json.encode(state))
-
-    def _read_json(self, name: str, kind: type[_T]) -> _T | None:
-        path = self.root / name
-        try:
-            return msgspec.json.decode(path.read_bytes(), type=kind)
-        except FileNotFoundError:
             return None
-        except (OSError, msgspec.DecodeError) as error:
-            raise StateError(f"{path}: unreadable: {error}") from error
+        return manifest if manifest is not None and not self._unservable(manifest) else None
 
-    def _write_json(self, name: str, content: bytes) -> None:
-        with _explained(self.root / name, "write the journal"):
-            _write_file(self.root / name, content)
-            _sync_directory(self.root)
+    def _unservable(self, manifest: Manifest) -> list[str]:
+        """Damage except that of the top-level link, which `flip` mends."""
+        return [line for line in self.damage(manifest) if not line.startswith(f"{self.root / _SNIPPETS}:")]
 
     # ------------------------------------------------------------ pruning
 
-    def prune(self, keep: int) -> None:
-        """Mark and sweep: keep the newest `keep` generations, the current, the last proven, and what they use."""
+    def prune(self, keep: int) -> tuple[int, ...]:
+        """Remove all but the newest `keep` generations that stood, and the objects and snippet sets only they used.
+
+        The current one, those of the journal and the last proven one always stay, and the newest candidates.
+        Objects and sets all stay as long as one manifest cannot be read, since then nobody knows what it uses.
+
+        Returns:
+            The numbers removed.
+
+        Raises:
+            StateError: the disk refuses, or the journal or a manifest is damaged.
+        """
         numbers = self.numbers()
-        wanted = set(numbers[-keep:]) | {self.current_number(), self.state().last_proven}
-        if pending := self.pending():
-            wanted |= {pending.from_, pending.to}
-        kept: list[Manifest] = []
-        for number in numbers:
-            if number not in wanted:
-                shutil.rmtree(self.folder(number), ignore_errors=True)
-                continue
-            with contextlib.suppress(StateError):
-                kept.append(self.read(number))
-        used = {filename for manifest in kept for filename in manifest.objects.values()}
-        sets = {manifest.snippets for manifest in kept}
-        for entry in os.scandir(self._objects):
-            if entry.name not in used:
-                Path(entry.path).unlink(missing_ok=True)
-        for entry in os.scandir(self._sets):
-            if entry.name not in sets:
-                shutil.rmtree(entry.path, ignore_errors=True)
+        needed = self._needed(numbers, keep)
+        gone = tuple(number for number in numbers if number not in needed)
+        for number in gone:
+            with explained(self.folder(number), "remove the old generation"):
+                remove_tree(self.folder(number))
+        if gone:
+            self._sweep([self.read(number) for number in numbers if number in needed])
+        return gone
+
+    def _needed(self, numbers: list[int], keep: int) -> set[int]:
+        current, pending = self.current_number(), self.pending()
+        if current is None:
+            return set(numbers)
+        stood = [number for number in numbers if self.stood(number)]
+        candidates = [number for number in numbers if number not in stood]
+        needed = {current, self.state().last_proven, *stood[-keep:], *candidates[-_KEEP_CANDIDATES:]}
+        if pending is not None:
+            needed |= {pending.to} | ({pending.from_} if pending.from_ is not None else set())
+        return needed
+
+    def _sweep(self, manifests: list[Manifest]) -> None:
+        objects = {filename for manifest in manifests for filename in manifest.objects.values()}
+        sets = {manifest.snippets for manifest in manifests}
+        with explained(self.root, "remove what no generation uses"):
+            for path in self.objects_dir.iterdir():
+                if path.name not in objects:
+                    path.unlink()
+            for folder in self.sets_dir.iterdir():
+                if folder.name not in sets:
+                    shutil.rmtree(folder)
+            for leftover in self.generations_dir.glob(".*"):
+                shutil.rmtree(leftover)
+
+
+def _parts(filename: str) -> tuple[str, str]:
+    """Slug and hash of an object's file name."""
+    slug, _, sha = filename.removesuffix(".conf").rpartition("-")
+    return slug, sha
+
+
+def _decoded(path: Path) -> str:
+    try:
+        return path.read_bytes().decode("utf-8", "surrogatepass")
+    except UnicodeDecodeError as error:
+        raise StateError(f"{path}: changed by hand: it is no text") from error
+    except OSError as error:
+        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
+
+
+def _demand_match(path: Path, content: str, sha: str) -> None:
+    if content_sha(content) != sha:
+        raise StateError(f"{path}: changed by hand: its content does not match its name")

@@ -1,10 +1,12 @@
 """What the user's own nginx says about itself: `nginx -V`, and nginx.conf read with crossplane."""
 
+import glob
+import os
 import re
 import shutil
 import subprocess
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -26,11 +28,12 @@ class Facts:
     """The nginx at hand.
 
     Attributes:
-        binary: its resolved executable.
+        binary: its resolved executable; `is_script` when that is a wrapper, which no master will ever be seen running.
         conf: the configuration's absolute path; `default_conf` is the compiled one.
         error_log: the main error log, None when it is no file.
         variables_hash_bucket_size: bytes, from the http context, else nginx's default of 64.
         included: whether the http context includes `<state_dir>/current/http.conf`.
+        sources: the files and directories this was read from, with their modification times: see `is_fresh`.
     """
 
     version: str
@@ -45,6 +48,8 @@ class Facts:
     http2_directive: bool
     has_stream: bool
     included: bool
+    is_script: bool = False
+    sources: tuple[tuple[str, int], ...] = ()
 
 
 def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
@@ -65,11 +70,10 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
     prefix = Path(settings.prefix or options.get("prefix", "/usr/local/nginx")).absolute()
     default_conf = _under(prefix, options.get("conf-path") or "conf/nginx.conf")
     conf = _under(prefix, settings.conf)
-    tree = _read(conf)
-    main = {d["directive"]: d["args"] for d in tree[0]}
-    pid_file = settings.pid_file or _one(main, "pid") or options.get("pid-path") or "logs/nginx.pid"
-    error_log = settings.error_log or _one(main, "error_log") or options.get("error-log-path") or "logs/error.log"
-    http = list(_http(tree))
+    tree = _Tree(conf, state_dir)
+    main, http = tree.main, tree.http
+    pid_file = settings.pid_file or _last(main, "pid") or options.get("pid-path") or "logs/nginx.pid"
+    error_log = settings.error_log or _last(main, "error_log") or options.get("error-log-path") or "logs/error.log"
     numbers = tuple(int(part) for part in version.groups())
     return Facts(
         version=".".join(version.groups()),
@@ -79,13 +83,18 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         prefix=prefix,
         pid_file=_under(prefix, pid_file),
         error_log=None if error_log.startswith(_NO_FILE) else _under(prefix, error_log),
-        variables_hash_bucket_size=_size(
-            next((d["args"][0] for d in http if _is(d, "variables_hash_bucket_size")), "64")
-        ),
+        variables_hash_bucket_size=_size(_last(http, "variables_hash_bucket_size") or "64"),
         has_http2="with-http_v2_module" in options,
         http2_directive=numbers >= _HTTP2_DIRECTIVE,
-        has_stream="with-stream" in options,
-        included=any(_is(d, "include") and _names(d["args"][0], conf, state_dir / "current/http.conf") for d in http),
+        has_stream=options.get("with-stream") == ""
+        or any("ngx_stream_module" in one["args"][0] for one in main if one["directive"] == "load_module"),
+        included=any(
+            _names(one["args"][0], conf, state_dir / "current/http.conf")
+            for one in http
+            if one["directive"] == "include"
+        ),
+        is_script=_is_script(Path(binary)),
+        sources=tuple(sorted(tree.sources.items())),
     )
 
 
@@ -96,36 +105,62 @@ def _ask(binary: str, timeout: float) -> str:
         raise NginxError(f"{binary} -V: does not answer: {error}") from error
 
 
-def _read(conf: Path) -> list[list[dict[str, Any]]]:
-    """The parsed files, the main one first."""
+def is_fresh(facts: Facts) -> bool:
+    """Whether nothing that `facts` were read from was touched since: a few stats."""
+    return all(_modified(path) == when for path, when in facts.sources)
+
+
+def _modified(path: str) -> int:
     try:
-        payload = crossplane.parse(str(conf), catch_errors=True, comments=False)
-    except OSError as error:
-        raise NginxConfigError(f"{conf}: cannot read nginx's configuration: {error.strerror}") from error
-    return [one["parsed"] for one in payload["config"]]
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 -- the paths are texts, and this runs before every check
+    except OSError:
+        return 0
 
 
-def _http(tree: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    """The directives of the http context, included files followed."""
-    for block in tree[0]:
-        if block["directive"] == "http":
-            yield from _followed(block["block"], tree)
-        elif block["directive"] == "include":
-            for number in block.get("includes", ()):
-                for inner in tree[number]:
-                    if inner["directive"] == "http":
-                        yield from _followed(inner["block"], tree)
+def _is_script(binary: Path) -> bool:
+    with binary.open("rb") as file:
+        return file.read(2) == b"#!"
 
 
-def _followed(directives: list[dict[str, Any]], tree: list[list[dict[str, Any]]]) -> Iterator[dict[str, Any]]:
-    for directive in directives:
-        yield directive
-        for number in directive.get("includes", ()):
-            yield from _followed(tree[number], tree)
+@dataclass(slots=True)
+class _Tree:
+    """The main and http contexts of a configuration, includes followed, what grayctl generates left out."""
 
+    conf: Path
+    state_dir: Path
+    main: list[dict[str, Any]] = field(default_factory=list)
+    http: list[dict[str, Any]] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
 
-def _is(directive: dict[str, Any], name: str) -> bool:
-    return bool(directive["directive"] == name)
+    def __post_init__(self) -> None:
+        self._read(str(self.conf), self.main)
+
+    def _read(self, path: str, context: list[dict[str, Any]]) -> None:
+        self.sources[path] = _modified(path)
+        payload = crossplane.parse(path, single=True, check_ctx=False, check_args=False)
+        for error in payload["errors"]:
+            # an included file that only nginx understands costs us nothing; nginx -t judges it
+            if path == str(self.conf):
+                raise NginxConfigError(f"cannot read nginx's configuration: {error['error']}. Mend it, then try again")
+        self._take(payload["config"][0]["parsed"], context)
+
+    def _take(self, directives: list[dict[str, Any]], context: list[dict[str, Any]]) -> None:
+        for directive in directives:
+            context.append(directive)
+            if directive["directive"] == "http" and context is self.main:
+                self._take(directive["block"], self.http)
+            elif directive["directive"] == "include" and directive["args"]:
+                for path in self._included(directive["args"][0]):
+                    self._read(path, context)
+
+    def _included(self, argument: str) -> Iterator[str]:
+        """The files an include names, relative to the directory of nginx.conf, each followed once."""
+        pattern = str(self.conf.parent / argument)
+        if glob.has_magic(pattern):
+            self.sources[str(Path(pattern).parent)] = _modified(str(Path(pattern).parent))
+        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 -- the pattern is a text with wildcards anywhere
+            if path not in self.sources and not Path(path).is_relative_to(self.state_dir):
+                yield path
 
 
 def _names(argument: str, conf: Path, wanted: Path) -> bool:
@@ -136,8 +171,9 @@ def _names(argument: str, conf: Path, wanted: Path) -> bool:
     )
 
 
-def _one(main: dict[str, list[str]], name: str) -> str:
-    return main[name][0] if main.get(name) else ""
+def _last(context: list[dict[str, Any]], name: str) -> str:
+    """The first argument of a directive's last occurrence; empty when there is none."""
+    return next((str(one["args"][0]) for one in reversed(context) if one["directive"] == name and one["args"]), "")
 
 
 def _under(prefix: Path, path: str) -> Path:

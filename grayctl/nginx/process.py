@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from itertools import pairwise
 from pathlib import Path
 
+from grayctl.errors import NginxError
 from grayctl.nginx.inspect import Facts
 
 _PROC = Path("/proc")
@@ -40,7 +41,11 @@ def find_master(facts: Facts) -> Master | None:
         pid = int(facts.pid_file.read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return None
-    return Master(pid, start) if _is_ours(pid, facts) and (start := start_time(pid)) is not None else None
+    start = start_time(pid)
+    if start is None or not _is_ours(pid, facts):
+        return None
+    found = Master(pid, start)
+    return found if is_alive(found) else None  # what was judged is what had this start time
 
 
 def is_alive(master: Master) -> bool:
@@ -78,11 +83,17 @@ def orphans(facts: Facts) -> list[int]:
 
 
 def hang_up(master: Master) -> bool:
-    """Send SIGHUP to exactly this process (pidfd_send_signal(2)); False when it is gone."""
+    """Send SIGHUP to exactly this process (pidfd_send_signal(2)); False when it is gone.
+
+    Raises:
+        NginxError: this process may not signal nginx.
+    """
     try:
         descriptor = os.pidfd_open(master.pid)
     except ProcessLookupError:
         return False
+    except OSError as error:
+        raise NginxError(f"cannot reach nginx (pid {master.pid}) for a signal: {error.strerror}") from error
     try:
         # the descriptor holds whoever has the pid now; the start time tells whether that is still our master
         if not is_alive(master):
@@ -90,6 +101,8 @@ def hang_up(master: Master) -> bool:
         signal.pidfd_send_signal(descriptor, signal.SIGHUP)
     except ProcessLookupError:
         return False
+    except PermissionError as error:
+        raise NginxError(f"may not signal nginx (pid {master.pid}): run grayctl as the user of its master") from error
     finally:
         os.close(descriptor)
     return True
@@ -97,9 +110,9 @@ def hang_up(master: Master) -> bool:
 
 def _is_ours(pid: int, facts: Facts) -> bool:
     title = _title(pid)
-    if not title.startswith(_MASTER_TITLE) or _executable(pid) != facts.binary:
+    if not title.startswith(_MASTER_TITLE) or not (facts.is_script or _executable(pid) == facts.binary):
         return False
-    return _conf_of(title.removeprefix(_MASTER_TITLE), facts) == facts.conf
+    return _conf_of(title.removeprefix(_MASTER_TITLE), facts).resolve() == facts.conf.resolve()
 
 
 def _conf_of(command: str, facts: Facts) -> Path:
@@ -108,13 +121,10 @@ def _conf_of(command: str, facts: Facts) -> Path:
         words = shlex.split(command)
     except ValueError:
         words = command.split()
-    prefix, conf = facts.prefix, None
-    for flag, value in pairwise(words):
-        if flag == "-p":
-            prefix = Path(value)
-        elif flag == "-c":
-            conf = value
-    return prefix / conf if conf else facts.default_conf
+    # getopt's two spellings: `-c FILE` and `-cFILE`; the values of -g and -e are skipped like any other word
+    given = dict(pairwise(words)) | {word[:2]: word[2:] for word in words if word[:2] in {"-c", "-p"} and word[2:]}
+    conf = given.get("-c")
+    return Path(given.get("-p", facts.prefix)) / conf if conf else facts.default_conf
 
 
 def _children(pid: int) -> list[int]:

@@ -5,18 +5,28 @@ from collections.abc import Callable
 from dataclasses import asdict, dataclass
 
 from grayctl import log
-from grayctl.errors import NginxConfigError, StateError
+from grayctl.errors import NginxConfigError, NginxError, StateError
 from grayctl.model.generation import FileSet, Manifest
 from grayctl.model.outcome import RolledBack
-from grayctl.nginx.check import Checked, check, namespace_allowed
-from grayctl.nginx.confirm import ErrorLog, MasterGone, NotProven, Proven, ask_marker, confirm
-from grayctl.nginx.generations import Pending, State, Store
-from grayctl.nginx.inspect import Facts, inspect
+from grayctl.nginx.check import Checked, NamespaceError, check, namespace_allowed
+from grayctl.nginx.confirm import ErrorLog, MasterGone, NotProven, NotRunning, Proof, Proven, ask_marker, confirm
+from grayctl.nginx.generations import Store
+from grayctl.nginx.inspect import Facts, inspect, is_fresh
+from grayctl.nginx.journal import Pending, State
 from grayctl.nginx.process import Master, find_master, hang_up, is_alive, orphans, workers
+from grayctl.nginx.recovery import Recovery, recover
 from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 
-_STARTING = 2.0  # seconds a new master gets before it must answer
+# What activation does, in order, and what a failed one does after `signalled`: `on_step` hears each when it is done.
+ACTIVATION = ("pending", "flipped", "signalled", "confirmed", "recorded", "done")
+ROLLBACK = ("condemned", "flipped-back", "signalled", "restored", "recorded", "rolled-back")
+
+_STARTING = 2.0  # seconds a new master gets to answer before it is signalled
 _PAUSE = 0.02
+# Seconds between two signals to an nginx that does not serve what stands: growing, since a reload costs running
+# requests; not beyond the second figure while nobody answers at all and there is nothing to lose.
+_AGAIN, _AGAIN_SILENT, _AGAIN_CEILING = 5.0, 10.0, 300.0
+_SUCCESSIONS = 5  # masters in a row that may be replaced in mid-proof
 
 
 @dataclass(frozen=True, slots=True)
@@ -25,29 +35,6 @@ class Activated:
 
     proven: bool
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class NotRunning:
-    """There is no master to prove anything."""
-
-
-@dataclass(frozen=True, slots=True)
-class Recovery:
-    """What a start found and did.
-
-    Attributes:
-        action: `nothing`, `committed`, `reverted`, `kept-unproven`, `healed`.
-        generation: the one that stands; None before the first.
-    """
-
-    action: str
-    generation: int | None
-    detail: str = ""
-
-    def event(self) -> dict[str, object]:
-        """For a log event."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +51,7 @@ class Noticed:
 
 
 class Site:
-    """The nginx beside us.
+    """The nginx beside us. One call at a time: the caller serialises.
 
     Args:
         settings: which nginx, and the marker's port.
@@ -85,20 +72,22 @@ class Site:
         keep: int = 20,
         on_step: Callable[[str], None] = lambda _: None,
     ) -> None:
-        self._settings = settings
-        self._reload = reload
-        self._store = store
-        self._facts = facts
-        self._keep = keep
-        self._step = on_step
-        self._log = log.get("nginx")
-        self._namespace = namespace_allowed()
+        self.settings = settings
+        self.store = store
+        self.facts = facts
+        self.step = on_step
         self.master: Master | None = None
         self.orphans: list[int] = []
+        self._reload = reload
+        self._keep = keep
+        self._log = log.get("nginx")
+        self._namespace = namespace_allowed()
+        self._again_at = 0.0
+        self._again = _AGAIN
 
     def reconfigure(self, settings: NginxSettings, reload: ReloadSettings, facts: Facts) -> None:
         """Use other settings from now on."""
-        self._settings, self._reload, self._facts = settings, reload, facts
+        self.settings, self._reload, self.facts = settings, reload, facts
 
     @property
     def staging(self) -> str:
@@ -108,51 +97,84 @@ class Site:
     @property
     def proven(self) -> bool:
         """Whether nginx has answered the generation that stands."""
-        state = self._store.state()
-        return state.proven and state.serving == self._store.current_number()
+        state = self.store.state()
+        return state.proven and state.serving == self.store.current_number()
+
+    @property
+    def marker(self) -> tuple[str, int]:
+        """Host and port of the marker."""
+        return listen_address(self.settings.marker)
+
+    def look(self) -> Master | None:
+        """Find the master now. One whose pid file was moved or lost still counts as long as it lives."""
+        found = find_master(self.facts)
+        if found is not None or self.master is None or not is_alive(self.master):
+            self.master = found
+        return self.master
 
     # ------------------------------------------------------------ check
 
     async def check(self, candidate: Manifest) -> Checked:
-        """Test a candidate inside the user's full configuration.
+        """Test a candidate inside the user's full configuration; the live tree is not touched (`flip`: put back).
 
         Raises:
             NginxConfigError: nginx.conf does not include the generations, so nothing could ever be served.
             NginxError: nginx cannot be started.
-            StateError: the journal cannot be written (flip mode).
+            StateError: the candidate is gone, or the journal cannot be written (flip mode).
         """
-        self._demand_include()
-        if self._namespace:
-            overlay = (self._store.folder(candidate.number), self._store.root / "current")
-            checked = await check(self._settings, self._facts, overlay)
-        else:
+        await self._refresh()
+        await self._settle_first()
+        self.store.read(candidate.number)
+        checked = await self._check_in_namespace(candidate) if self._namespace else None
+        if checked is None:
             checked = await self._check_by_flipping(candidate)
-        self._step("checked")
+        self.step("checked")
         return checked
 
     async def check_current(self) -> Checked:
         """Test the tree as it stands: when this fails, the user's own configuration is at fault."""
-        return await check(self._settings, self._facts, None)
+        return await check(self.settings, self.facts, None)
+
+    async def _check_in_namespace(self, candidate: Manifest) -> Checked | None:
+        try:
+            overlay = (self.store.folder(candidate.number), self.store.root / "current")
+            return await check(self.settings, self.facts, overlay)
+        except NamespaceError as error:
+            self._log.warning("namespace_failed", error=str(error), instead="flip, test, flip back")
+            return None
 
     async def _check_by_flipping(self, candidate: Manifest) -> Checked:
-        before = self._store.current_number()
-        self._store.set_pending(Pending(from_=before, to=candidate.number, checked=False))
-        self._store.flip(candidate.number)
+        before = self.store.current_number()
+        self.store.set_pending(Pending(from_=before, to=candidate.number, checked=False))
+        self.step("check-pending")
+        self.store.flip(candidate.number)
+        self.step("check-flipped")
         try:
-            return await check(self._settings, self._facts, None)
+            return await check(self.settings, self.facts, None)
         finally:
+            self.step("check-tested")
             if before is not None:
-                self._store.flip(before)
-            self._store.drop_pending()
+                self.store.flip(before)
+            self.step("check-flipped-back")
+            self.store.drop_pending()
 
-    def _demand_include(self) -> None:
-        if not self._facts.included:
-            self._facts = inspect(self._settings, self._store.root)
-        if not self._facts.included:
+    async def _refresh(self) -> None:
+        """Read the user's configuration again when it was touched: log, pid file or include may have moved."""
+        if not is_fresh(self.facts) or not self.facts.included:
+            try:
+                self.facts = await asyncio.to_thread(inspect, self.settings, self.store.root)
+            except NginxConfigError as error:
+                self._log.warning("configuration_unreadable", error=str(error), kept="what was known before")
+        if not self.facts.included:
             raise NginxConfigError(
-                f"{self._facts.conf}: the http block does not include the generations. "
-                f"Add inside http {{ }}: include {self._store.root}/current/http.conf;"
+                f"{self.facts.conf}: the http block does not include the generations. "
+                f"Add inside http {{ }}: include {self.store.root}/current/http.conf;"
             )
+
+    async def _settle_first(self) -> None:
+        """Settle an earlier activation that the disk did not let finish, before anything new begins."""
+        if self.store.has_pending():
+            self._log.warning("recovered", **(await self.recover()).event())
 
     # ------------------------------------------------------------ activate and roll back
 
@@ -160,175 +182,185 @@ class Site:
         """Make a checked candidate current, signal nginx, prove it; otherwise put the old generation back.
 
         Raises:
-            StateError: the journal or the link cannot be written; recovery at the next start settles it.
+            StateError: the journal or the link cannot be written; the next call, or the next start, settles it.
         """
         began = asyncio.get_running_loop().time()
-        before = self._store.current_number()
-        self._store.set_pending(Pending(from_=before, to=candidate.number, checked=True))
-        self._step("pending")
-        self._store.flip(candidate.number)
-        self._step("flipped")
-        proof = await self._serve(candidate)
-        self._step("confirmed")
+        await self._settle_first()
+        pending = Pending(from_=self.store.current_number(), to=candidate.number, checked=True)
+        self.store.set_pending(pending)
+        self.step("pending")
+        self.store.flip(candidate.number)
+        self.step("flipped")
+        proof = await self.serve(candidate)
         if isinstance(proof, NotProven):
-            return await self._roll_back(before, candidate, proof)
-        self._record(candidate, proven=isinstance(proof, Proven))
-        self._step("recorded")
-        self._store.drop_pending()
-        self._step("done")
-        self._store.prune(self._keep)
+            return await self._roll_back(pending, candidate, proof)
+        self.step("confirmed")
+        self.record(candidate, proven=isinstance(proof, Proven))
+        self.step("recorded")
+        self.store.drop_pending()
+        self.step("done")
+        self._prune()
         return Activated(isinstance(proof, Proven), asyncio.get_running_loop().time() - began)
 
-    async def _roll_back(self, before: int | None, failed: Manifest, proof: NotProven) -> RolledBack:
-        """Flip back, signal, prove the old generation."""
-        if before is None:
-            raise StateError(f"generation {failed.number} failed and there is none to go back to: {proof.reason}")
-        self._store.flip(before)
-        self._step("flipped-back")
-        old = self._store.read(before)
-        restored = await self._restore(old, refused=proof.refused)
-        self._step("restored")
-        self._record(old, proven=restored)
-        self._store.drop_pending()
-        self._step("rolled-back")
-        return RolledBack(before, failed.number, failed.digest, proof.reason, restored)
+    async def _roll_back(self, pending: Pending, failed: Manifest, proof: NotProven) -> RolledBack:
+        """Put back what stood before, signal, prove it."""
+        old = self.store.intact(pending.from_)
+        if old is None:
+            raise StateError(
+                f"generation {failed.number} is not served ({proof.reason}), "
+                "and what stood before is damaged. The next start of grayctl heals what can be healed"
+            )
+        self._condemn(pending)
+        self.step("condemned")
+        self.store.flip(old.number)
+        self.step("flipped-back")
+        restored = await self.restore(old)
+        self.step("restored")
+        self.record(old, proven=restored)
+        self.step("recorded")
+        self.store.drop_pending()
+        self.step("rolled-back")
+        return RolledBack(old.number, failed.number, failed.digest, proof.reason, restored)
 
-    async def _restore(self, old: Manifest, *, refused: bool) -> bool:
-        """Whether nginx serves `old` again. A master that refused never left it, and needs no second signal."""
-        if refused and await self._answers(old):
-            return True
-        return isinstance(await self._serve(old), Proven) or await self._answers(old)
+    def _condemn(self, pending: Pending) -> None:
+        """Journal that there is no way forward. A disk that refuses must not stop the way back."""
+        try:
+            condemned = Pending(from_=pending.from_, to=pending.to, checked=pending.checked, reverting=True)
+            self.store.set_pending(condemned)
+        except StateError as error:
+            self._log.error("journal_unwritable", error=str(error), note="the rollback goes on")
 
-    async def _serve(self, manifest: Manifest) -> Proven | NotProven | NotRunning:
-        """Signal the master until one that lives through it has proven `manifest`, or has failed to."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._reload.confirm_timeout
-        while True:
-            master = await self._wait_for_master(deadline if self.master else loop.time())
-            self.master = master
+    async def restore(self, old: Manifest) -> bool:
+        """Signal nginx and tell whether it serves `old`, which is current again.
+
+        A master that refuses this reload too never left its old configuration: the fault lies in the user's own
+        tree, and the marker says whether what it kept is `old`.
+        """
+        proof = await self.serve(old)
+        return isinstance(proof, Proven) or (isinstance(proof, NotProven) and proof.refused and await self.answers(old))
+
+    async def serve(self, manifest: Manifest) -> Proven | NotProven | NotRunning:
+        """Signal nginx until a master that lives through it has proven `manifest`, or has failed to."""
+        master = self.look()
+        for _ in range(_SUCCESSIONS):
             if master is None:
                 return NotRunning()
-            with ErrorLog(self._facts.error_log, master) as errors:
-                before = workers(master)
-                hang_up(master)
-                self._step("signalled")
-                timeout = max(0.0, deadline - loop.time())
-                proof = await confirm(
-                    master, before, errors, marker=self._marker, stamp=_stamp(manifest), timeout=timeout
-                )
+            proof = await self._signal_and_confirm(master, manifest)
             if not isinstance(proof, MasterGone):
                 return proof
             self._log.warning("master_replaced", pid=master.pid, note="the proof starts over")
+            master = await self._successor(master)
+            if master is None:
+                return NotProven(
+                    "nginx ended while it was to take the generation, and did not come back", refused=False
+                )
+        return NotProven(f"{_SUCCESSIONS} masters in a row were replaced before they proved it", refused=False)
 
-    async def _wait_for_master(self, deadline: float) -> Master | None:
-        """The master; one that has just been replaced gets until `deadline` to come back."""
-        loop = asyncio.get_running_loop()
-        while (master := find_master(self._facts)) is None and loop.time() < deadline:  # noqa: ASYNC110 -- /proc has no events
-            await asyncio.sleep(_PAUSE)
-        return master
-
-    async def _answers(self, manifest: Manifest) -> bool:
-        return await ask_marker(*self._marker) == _stamp(manifest)
-
-    def _record(self, manifest: Manifest, *, proven: bool) -> None:
-        last = manifest.number if proven else self._store.state().last_proven
-        self._store.set_state(State(serving=manifest.number, digest=manifest.digest, proven=proven, last_proven=last))
-
-    @property
-    def _marker(self) -> tuple[str, int]:
-        return listen_address(self._settings.marker)
-
-    # ------------------------------------------------------------ start, and what nobody announces
-
-    def init(self, files: FileSet, *, created: float) -> Manifest:
-        """Write generation 0 and make it current, so that the user's include never dangles.
-
-        Raises:
-            StateError: the state directory cannot be written.
-        """
-        manifest = self._store.write(files, cause="init", trace_id="", created=created)
-        self._store.flip(manifest.number)
-        self._record(manifest, proven=False)
-        return manifest
-
-    async def recover(self) -> Recovery:
-        """Settle what a crash left: an activation under way is committed or reverted, a lost link is healed.
-
-        Raises:
-            StateError: the state directory cannot be written.
-        """
-        self.master = find_master(self._facts)
-        try:
-            pending = self._store.pending()
-        except StateError as error:
-            self._log.error("journal_damaged", error=str(error))
-            pending = None
-            self._store.drop_pending()
-        recovery = await self._settle(pending) if pending else self._heal()
-        if pending:
-            self._store.drop_pending()
-        return recovery
-
-    async def _settle(self, pending: Pending) -> Recovery:
-        at_target = self._store.current_number() == pending.to
-        if at_target and pending.checked and self.master is None:
-            self._record(self._store.read(pending.to), proven=False)
-            return Recovery("kept-unproven", pending.to, "checked; nginx does not run, its next start serves it")
-        if at_target and pending.checked and await self._answers(self._store.read(pending.to)):
-            self._record(self._store.read(pending.to), proven=True)
-            return Recovery("committed", pending.to, "nginx answers it")
-        if pending.from_ is None:
-            return Recovery("nothing", self._store.current_number(), "there was no generation before")
-        self._store.flip(pending.from_)
-        self._step("flipped-back")
-        old = self._store.read(pending.from_)
-        restored = self.master is not None and await self._restore(old, refused=not pending.checked)
-        self._record(old, proven=restored)
-        return Recovery("reverted", pending.from_, f"generation {pending.to} was not proven")
-
-    def _heal(self) -> Recovery:
-        """A `current` that points nowhere is put back to the last generation that was good."""
-        if (standing := self._store.current()) is not None:
-            return Recovery("nothing", standing.number)
-        state = self._store.state()
-        for number in [state.serving, state.last_proven, *reversed(self._store.numbers())]:
+    async def _signal_and_confirm(self, master: Master, manifest: Manifest) -> Proof:
+        with ErrorLog(self.facts.error_log, master) as errors:
+            before = workers(master)
             try:
-                self._store.objects(self._store.read(number))
-            except StateError:
-                continue
-            self._store.flip(number)
-            return Recovery("healed", number, "current pointed nowhere")
-        return Recovery("nothing", None, "there is no generation yet")
+                hang_up(master)
+            except NginxError as error:  # the signal may not be sent: then nginx has not moved
+                return NotProven(str(error), refused=True)
+            self.step("signalled")
+            return await confirm(
+                master,
+                before,
+                errors,
+                stays=lambda: self.look() == master,
+                marker=self.marker,
+                stamp=manifest.stamp,
+                timeout=self._reload.confirm_timeout,
+            )
 
-    async def notice(self) -> Noticed | None:
-        """Look at nginx once; a new master, or one that has not answered yet, is proven.
+    async def _successor(self, gone: Master) -> Master | None:
+        """The master after `gone`; None when none comes within the time of a proof."""
+        loop = asyncio.get_running_loop()
+        deadline = loop.time() + self._reload.confirm_timeout
+        while (master := self.look()) in {None, gone} and loop.time() < deadline:  # noqa: ASYNC110 -- /proc has no events
+            await asyncio.sleep(_PAUSE)
+        return master if master != gone else None
+
+    async def answers(self, manifest: Manifest) -> bool:
+        """Whether the marker answers this generation now: no proof by itself, since old workers may be left."""
+        return await ask_marker(*self.marker) == manifest.stamp
+
+    def record(self, manifest: Manifest, *, proven: bool) -> None:
+        """Write down what stands.
 
         Raises:
             StateError: the record cannot be written.
         """
-        before, self.master = self.master, find_master(self._facts)
-        current = self._store.current()
-        if self.master is None:
+        last = manifest.number if proven else self.store.state().last_proven
+        self.store.mark_served(manifest.number)
+        self.store.set_state(State(serving=manifest.number, digest=manifest.digest, proven=proven, last_proven=last))
+
+    def _prune(self) -> None:
+        try:
+            self.store.prune(self._keep)
+        except StateError as error:  # what was activated stays activated; the next success prunes again
+            self._log.warning("prune_failed", error=str(error))
+
+    # ------------------------------------------------------------ start, and what nobody announces
+
+    def init(self, files: FileSet, *, created: float) -> Manifest:
+        """Write the first generation and make it current, so that the user's include never dangles.
+
+        Raises:
+            StateError: the state directory cannot be written.
+        """
+        manifest = self.store.write(files, cause="init", trace_id="", created=created)
+        self.store.flip(manifest.number)
+        self.record(manifest, proven=False)
+        return manifest
+
+    async def recover(self) -> Recovery:
+        """Settle what a crash left: an activation under way is committed or reverted, damage is healed.
+
+        Raises:
+            StateError: the state directory cannot be written.
+        """
+        return await recover(self)
+
+    async def notice(self) -> Noticed | None:
+        """Look at nginx once; a new master, or one that does not serve what stands, is brought to it and proven.
+
+        Raises:
+            StateError: the record cannot be written.
+        """
+        before, master = self.master, self.look()
+        current = self.store.current()
+        if master is None:
             return self._notice_absence(before)
-        if current is None or (self.master == before and self.proven):
+        if current is None or (master == before and self.proven):
             return None
         self.orphans = []
-        if await self._answers_soon(current, self.master, patient=self.master != before):
-            self._record(current, proven=True)
-            return Noticed("proven", self.master.pid, f"serves generation {current.number}")
-        return None if self.master == before else await self._bring_up(current, self.master)
+        now = asyncio.get_running_loop().time()
+        if master != before:
+            self._again_at, self._again = 0.0, _AGAIN
+        if await self._answers_soon(current, master, patient=master != before):
+            self.record(current, proven=True)
+            return Noticed("proven", master.pid, f"serves generation {current.number}")
+        return await self._bring_up(current, master) if now >= self._again_at else None
 
     def _notice_absence(self, before: Master | None) -> Noticed | None:
         if before is None:
             return None
-        self.orphans = orphans(self._facts)
+        self.orphans = orphans(self.facts)
         detail = f"workers without a master: {self.orphans}" if self.orphans else "its next start serves the newest"
         return Noticed("stopped", before.pid, detail)
 
     async def _bring_up(self, current: Manifest, master: Master) -> Noticed:
-        """A new master that does not answer the current generation by itself is told to read it."""
-        proof = await self._serve(current)
-        self._record(current, proven=isinstance(proof, Proven))
+        """Tell nginx to read what stands, unless its check refuses that: a signal costs running requests."""
+        self._again_at = asyncio.get_running_loop().time() + self._again
+        silent = not await ask_marker(*self.marker)
+        self._again = min(_AGAIN_SILENT if silent else _AGAIN_CEILING, 2 * self._again)
+        checked = await self.check_current()
+        if not checked.ok:
+            return Noticed("unproven", master.pid, "; ".join(checked.messages))
+        proof = await self.serve(current)
+        self.record(current, proven=isinstance(proof, Proven))
         if isinstance(proof, NotProven):
             return Noticed("unproven", master.pid, proof.reason)
         return Noticed("started", master.pid, f"serves generation {current.number}")
@@ -336,13 +368,8 @@ class Site:
     async def _answers_soon(self, manifest: Manifest, master: Master, *, patient: bool) -> bool:
         loop = asyncio.get_running_loop()
         deadline = loop.time() + (_STARTING if patient else 0.0)
-        while not await self._answers(manifest):
+        while not await self.answers(manifest):
             if loop.time() >= deadline or not is_alive(master):
                 return False
             await asyncio.sleep(_PAUSE)
         return True
-
-
-def _stamp(manifest: Manifest) -> str:
-    """What the marker of a generation answers."""
-    return f"{manifest.name} {manifest.digest}"

@@ -1,0 +1,94 @@
+"""Durable files: whole or not there, also after a power cut, and errors that say what to do."""
+
+import contextlib
+import errno
+import os
+import shutil
+from collections.abc import Iterator
+from pathlib import Path
+
+from grayctl.errors import StateError
+
+_ADVICE = {
+    errno.ENOSPC: "free some space on this file system",
+    errno.EDQUOT: "raise the quota, or free some space",
+    errno.EROFS: "remount the file system writable, or move state_dir",
+    errno.EACCES: "run grayctl as the owner of state_dir (root), or mend the permissions",
+    errno.EPERM: "run grayctl as the owner of state_dir (root), or mend the permissions",
+    errno.EMFILE: "raise the limit of open files (LimitNOFILE= in the unit)",
+    errno.EIO: "look at the kernel's log: the disk fails",
+}
+
+
+@contextlib.contextmanager
+def explained(path: Path, doing: str) -> Iterator[None]:
+    """Turn what the system refuses while `doing` something to `path` into a StateError with advice."""
+    try:
+        yield
+    except OSError as error:
+        advice = _ADVICE.get(error.errno or 0, "see what else than grayctl changes the state directory")
+        raise StateError(
+            f"{error.filename or path}: cannot {doing}: {error.strerror or error}. What nginx serves is untouched; "
+            f"{advice}; grayctl tries again by itself"
+        ) from error
+
+
+def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+    """Put `content` at `path`: after a crash the old file or the new one stands there, whole.
+
+    The caller syncs the directory, once for many files. The temporary name is fixed, since one process at a
+    time writes a state directory: what a crash leaves behind is overwritten by the next attempt.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    fresh = path.with_name(f".{path.name}.new")
+    try:
+        with fresh.open("wb") as file:
+            file.write(content)
+            file.flush()
+            os.fchmod(file.fileno(), mode)
+            os.fsync(file.fileno())
+        fresh.replace(path)
+    except OSError:
+        with contextlib.suppress(OSError):  # the error that matters is on its way already
+            fresh.unlink(missing_ok=True)
+        raise
+
+
+def point(link: Path, target: str) -> None:
+    """Make the symbolic link `link` lead to `target`, in one step, durably.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    fresh = link.with_name(f".{link.name}.new")
+    fresh.unlink(missing_ok=True)
+    fresh.symlink_to(target)
+    fresh.replace(link)
+    sync_directory(link.parent)
+
+
+def remove_tree(folder: Path) -> None:
+    """Remove a directory: its name goes in one step, so that half of it is never taken for the whole.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    doomed = folder.with_name(f".{folder.name}.gone")
+    shutil.rmtree(doomed, ignore_errors=True)
+    folder.rename(doomed)
+    shutil.rmtree(doomed)
+
+
+def sync_directory(path: Path) -> None:
+    """Make the names in a directory durable.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
