@@ -186,7 +186,11 @@ async def bounded(call: Callable[[], Awaitable[T]]) -> T:
         stop=stop_after_attempt(_ATTEMPTS),
         reraise=True,
     )
-    return await retrying(call)
+
+    async def attempt() -> T:
+        return await call()
+
+    return await retrying(attempt)
 
 
 def _go(wait: float | None) -> str | None:
