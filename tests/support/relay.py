@@ -1,0 +1,102 @@
+"""A TCP relay before an agent: counts requests, and turns into a black hole on demand."""
+
+import asyncio
+import contextlib
+import re
+import time
+from collections.abc import AsyncIterator
+
+_REQUEST = re.compile(rb"(?:GET|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
+
+
+class Relay:
+    """Relays every connection to `port`; `requests` holds (monotonic time, path and query).
+
+    Attributes:
+        dead: connections made while this is true, and those that exist, swallow everything and answer nothing.
+    """
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self.address = ""
+        self.requests: list[tuple[float, str]] = []
+        self.open = 0
+        self.dead = False
+        self._doomed: set[asyncio.StreamWriter] = set()
+        self._clients: set[asyncio.StreamWriter] = set()
+
+    def blackhole(self) -> None:
+        """From now on everything is swallowed, and the connections of now stay dead for ever."""
+        self.dead = True
+        self._doomed |= self._clients
+
+    def heal(self) -> None:
+        """New connections work; the dead ones stay dead, as after a firewall lost its state."""
+        self.dead = False
+
+    def since(self, mark: float) -> list[str]:
+        """What was asked since `mark`."""
+        return [path for at, path in self.requests if at >= mark]
+
+    def busiest_second(self, mark: float) -> int:
+        """The most requests within any one second since `mark`."""
+        times = [at for at, _ in self.requests if at >= mark]
+        return max((sum(at <= other < at + 1.0 for other in times) for at in times), default=0)
+
+    async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        self._clients.add(answer)
+        self.open += 1
+        if self.dead:
+            self._doomed.add(answer)
+        server: asyncio.StreamWriter | None = None
+        try:
+            upstream, server = await asyncio.open_connection("127.0.0.1", self._port)
+            jobs = {
+                asyncio.create_task(self._up(client, server, answer)),
+                asyncio.create_task(self._down(upstream, answer)),
+            }
+            _, pending = await asyncio.wait(jobs, return_when=asyncio.FIRST_COMPLETED)
+            for job in pending:
+                job.cancel()
+            await asyncio.gather(*jobs, return_exceptions=True)
+        except OSError:
+            pass  # nobody behind: the client sees the connection closed
+        finally:
+            self.open -= 1
+            self._clients.discard(answer)
+            for writer in filter(None, (server, answer)):
+                writer.close()
+
+    async def _up(
+        self, client: asyncio.StreamReader, server: asyncio.StreamWriter, answer: asyncio.StreamWriter
+    ) -> None:
+        while data := await client.read(65536):
+            self.requests += [(time.monotonic(), path.decode()) for path in _REQUEST.findall(data)]
+            if answer not in self._doomed:
+                server.write(data)
+                await server.drain()
+
+    async def _down(self, upstream: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
+        while data := await upstream.read(65536):
+            if answer not in self._doomed:
+                answer.write(data)
+                await answer.drain()
+        if answer in self._doomed:
+            await asyncio.Event().wait()  # a dead path does not tell that the other end has gone
+
+
+@contextlib.asynccontextmanager
+async def relay_to(port: int) -> AsyncIterator[Relay]:
+    """A relay on a port of its own before 127.0.0.1:`port`."""
+    relay = Relay(port)
+    server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
+    relay.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+    before = asyncio.all_tasks()
+    try:
+        yield relay
+    finally:
+        server.close()
+        left = asyncio.all_tasks() - before
+        for task in left:
+            task.cancel()
+        await asyncio.gather(*left, return_exceptions=True)
