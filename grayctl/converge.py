@@ -229,7 +229,9 @@ class Converger:
     def _write(self, files: FileSet, cause: str, trace_id: str, ward: Ward) -> Manifest:
         """The candidate on disk; a retry of the same files is not written again."""
         last = self._candidate
-        if last is not None and last.digest == files.digest and last.quarantined == ward.reasons():
+        alike = last is not None and last.digest == files.digest and last.quarantined == ward.reasons()
+        # never what stands, which is only written again when it is damaged; nor a damaged candidate
+        if last is not None and alike and last != self._serving and self._store.intact(last.number) is not None:
             return last
         self._candidate = self._store.write(
             files, cause=cause, trace_id=trace_id, created=self._clock(), quarantined=ward.reasons()
