@@ -7,6 +7,7 @@ import signal
 import time
 import uuid
 from collections.abc import AsyncIterator, Callable
+from dataclasses import replace
 from pathlib import Path
 
 import structlog
@@ -170,17 +171,17 @@ class Daemon:
                     await asyncio.gather(watching, return_exceptions=True)
 
     def _heard(self, wake: Wake) -> None:
-        self._wake = wake
-        self._catalog = wake.catalog
+        earlier = self._wake
+        if earlier is not None:  # still waiting: one converge for both, timed from the first
+            wake = replace(wake, at=earlier.at, changed=earlier.changed | wake.changed)
+        self._wake, self._catalog = wake, wake.catalog
         policy = any(name.startswith("kv:") for name in wake.changed)
         self._pace = self._pace.changed(time.monotonic(), urgent=policy)
         self._news.set()
 
     async def _apply(self) -> None:
         while True:
-            retry = await self._until_due()
-            if self._catalog is not None:
-                await self._converge(retry=retry)
+            await self._converge(retry=await self._until_due())
 
     async def _until_due(self) -> bool:
         """Sleep until a change or a retry is due; True for a retry."""
@@ -199,7 +200,7 @@ class Daemon:
             wake, catalog = self._wake, self._catalog
             if catalog is None:
                 return Held(self._number, "consul", "no complete catalog from Consul yet")
-            self._wake = None
+            self._wake, self._pace = None, self._pace.taken()
             began = time.monotonic()
             woke = wake.at if wake else began
             trace_id = wake.trace_id if wake else uuid.uuid4().hex[:16]
@@ -216,7 +217,8 @@ class Daemon:
 
     def _record(self, outcome: Outcome, waited: float, total: float, cause: str) -> None:
         now = time.monotonic()
-        self._pace = self._pace.applied(now, reloaded=isinstance(outcome, Applied | RolledBack))
+        if isinstance(outcome, Applied | RolledBack):
+            self._pace = self._pace.reloaded(now)
         if isinstance(outcome, Held | Rejected | RolledBack) or self._converger.ward.cases:
             self._retry_at = now + self._retry_delay
             self._retry_delay = min(_RETRY_CEILING, 2 * self._retry_delay)
@@ -289,8 +291,14 @@ class Daemon:
         self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
         self._settings = settings
         self._cause = "settings and templates were read again"
-        self._pace = Pace(settings.reload.min_interval, settings.reload.max_delay).changed(time.monotonic())
-        self._news.set()
+        self._pace = Pace(settings.reload.min_interval, settings.reload.max_delay)
+        self._ask_for_converge()
+
+    def _ask_for_converge(self) -> None:
+        """Something else than Consul changed; before the first catalog there is nothing to converge to."""
+        if self._catalog is not None:
+            self._pace = self._pace.changed(time.monotonic())
+            self._news.set()
 
     # ------------------------------------------------------------ the desk (serve.Desk)
 
@@ -332,8 +340,7 @@ class Daemon:
         brake.write_local(self._state_dir, None)
         self._log.warning("unfrozen")
         self._cause = "unfreeze"
-        self._pace = self._pace.changed(time.monotonic())
-        self._news.set()
+        self._ask_for_converge()
         return Result(outcome="done", message="unfrozen: what changed meanwhile is applied now")
 
     async def roll_back(self, number: int, author: str) -> Result:

@@ -41,10 +41,12 @@ class Pace:
         free = self.last_reload + max(self.interval, self.min_interval)
         return max(self.waiting_since, min(free, self.waiting_since + self.max_delay))
 
-    def applied(self, now: float, *, reloaded: bool) -> "Pace":
-        """Everything that waited was converged at `now`; `reloaded` says whether nginx was signalled for it."""
-        if not reloaded:
-            return replace(self, waiting_since=None, urgent=False)
+    def taken(self) -> "Pace":
+        """Everything that waits is being converged; what arrives from now on waits anew."""
+        return replace(self, waiting_since=None, urgent=False)
+
+    def reloaded(self, now: float) -> "Pace":
+        """Nginx was signalled: the interval starts over, longer under churn, shorter after quiet."""
         quiet_for = float("inf") if self.last_reload is None else now - self.last_reload
         if quiet_for >= self.max_delay:
             interval = self.min_interval
@@ -52,4 +54,4 @@ class Pace:
             interval = min(self.max_delay, 2 * max(self.interval, self.min_interval))
         else:
             interval = self.interval
-        return replace(self, interval=interval, last_reload=now, waiting_since=None, urgent=False)
+        return replace(self, interval=interval, last_reload=now)

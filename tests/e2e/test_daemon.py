@@ -66,12 +66,13 @@ def test_nothing_is_applied_before_everything_has_answered(edge: Edge) -> None:
     before = edge.generation()
     edge.down()
     address = edge.consul.address
-    edge.config.write_text(edge.config.read_text().replace(address, f"http://127.0.0.1:{edge.metrics_port + 1}"))
+    nowhere = "http://127.0.0.1:9"
+    edge.config.write_text(edge.config.read_text().replace(address, nowhere))
     edge.run()
     wait_until(lambda: (edge.status() or {})["consul"]["last_error"], "it says that Consul is away")
     assert edge.page("/readyz") == ""
     assert (edge.generation(), edge.serves("a")) == (before, True)
-    edge.config.write_text(edge.config.read_text().replace(f"http://127.0.0.1:{edge.metrics_port + 1}", address))
+    edge.config.write_text(edge.config.read_text().replace(nowhere, address))
     assert edge.process is not None
     edge.process.send_signal(signal.SIGHUP)
     wait_until(lambda: edge.page("/readyz") == "ready\n", "it catches up")
@@ -198,7 +199,7 @@ def test_killed_under_churn_the_next_start_serves_the_newest(edge: Edge) -> None
         edge.down(signal.SIGKILL)
         done.set()
         thread.join()
-        assert edge.serves("a")
+        wait_until(lambda: edge.serves("a"), "nginx serves on without the daemon", seconds=2)
         edge.backend("b" if number % 2 else "c")
         edge.consul.deregister("c" if number % 2 else "b")
         edge.run()
