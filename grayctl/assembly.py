@@ -10,7 +10,7 @@ from grayctl.converge import Converger
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect
 from grayctl.nginx.site import Site
-from grayctl.policy.resolve import Limits
+from grayctl.policy.resolve import Limits, stub
 from grayctl.render.fileset import Dialect, Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import Settings
@@ -43,7 +43,8 @@ async def assemble(settings: Settings, store: Store) -> Parts:
     events.info("recovered", **(await site.recover()).event())
     renderer = Renderer(templates, settings, dialect(facts))
     if store.current() is None:
-        site.init(renderer.stubs(settings.watch.exact), created=time.time())
+        stubs = {name: renderer.stub(stub(name, settings)) for name in settings.watch.exact}
+        site.init(renderer.file_set(stubs), created=time.time())
     converger = Converger(settings, renderer, store, site, Limits(facts.variables_hash_bucket_size))
     return Parts(facts, templates, site, converger)
 

@@ -12,11 +12,11 @@ from grayctl.errors import TemplateError
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import FileSet, Manifest, Object
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
-from grayctl.model.plan import Plan
+from grayctl.model.plan import Known, Plan
 from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
-from grayctl.policy.resolve import Known, Limits, resolve
+from grayctl.policy.resolve import Limits, resolve, stub
 from grayctl.quarantine import Ward, culprit, substitute
 from grayctl.render.fileset import ObjectHeader, Renderer, known_of, read_header
 from grayctl.settings import Settings
@@ -200,11 +200,14 @@ class Converger:
             TemplateError: the shared entry template fails: nothing new can be made, what stands is served on.
         """
         stubs = {
-            service: self._renderer.stub(service)
+            service: self._stub(service)
             for service in ward.cases
             if service not in self._good and self.plan is not None and service not in self.plan.refused
         }
         return self._renderer.file_set(substitute(rendered, ward, self._good, stubs))
+
+    def _stub(self, service: str) -> Object:
+        return self._renderer.stub(stub(service, self._settings))
 
     def _settled(self, files: FileSet, ward: Ward, wanted: Wanted) -> Outcome | None:
         """The outcome that needs no nginx: nothing changed, frozen, or refused before."""
@@ -265,7 +268,7 @@ class Converger:
     async def _fails_with(self, files: FileSet, suspects: list[str]) -> bool:
         """Whether nginx refuses the last good objects with only `suspects` taken from `files`."""
         objects = {
-            service: one if service in suspects else self._good.get(service) or self._renderer.stub(service)
+            service: one if service in suspects else self._good.get(service) or self._stub(service)
             for service, one in files.objects.items()
         }
         trial = self._write(self._renderer.file_set(objects), "looking for the culprit", "", Ward())

@@ -21,10 +21,11 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
     Example: grayctl init --service shop
     """
     from grayctl.assembly import dialect  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.model.naming import service_id, service_slug  # noqa: PLC0415 -- as above
     from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
     from grayctl.nginx.inspect import inspect  # noqa: PLC0415 -- as above
     from grayctl.nginx.site import Site  # noqa: PLC0415 -- as above
-    from grayctl.policy.resolve import service_id, service_slug  # noqa: PLC0415 -- as above
+    from grayctl.policy.resolve import stub  # noqa: PLC0415 -- as above
     from grayctl.render.fileset import Renderer  # noqa: PLC0415 -- as above
     from grayctl.render.templates import Templates  # noqa: PLC0415 -- as above
 
@@ -38,7 +39,7 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
         if current is None or not set(names) <= published:
             site = Site(settings.nginx, settings.reload, store, facts)
             objects = store.objects(current) if current else {}
-            stubs = {name: renderer.stub(name) for name in names if name not in published}
+            stubs = {name: renderer.stub(stub(name, settings)) for name in names if name not in published}
             site.init(renderer.file_set({**objects, **stubs}), created=time.time())
         click.echo(f"{settings.state_dir}: generation {store.current_number()} stands")
     if not facts.included:

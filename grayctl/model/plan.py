@@ -5,9 +5,10 @@ is one upstream and one Constant; maps, geos and splits join them with releases.
 """
 
 from dataclasses import dataclass
-from enum import StrEnum
+from enum import IntEnum, StrEnum
 
 from grayctl.model.tokens import Address, Expression, Variable, Word
+from grayctl.settings import NginxSettings, listen_address
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -124,3 +125,31 @@ class Plan:
 
     services: dict[str, ServicePlan]
     refused: dict[str, str]
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """What a service served last: where `keep_last` and "names stay" come from.
+
+    Attributes:
+        id: the published id.
+        servers: the ones that were healthy last; empty when none ever was.
+    """
+
+    id: str
+    servers: tuple[Server, ...]
+
+
+class Refusal(IntEnum):
+    """The listeners that answer refusals, counted from the port of `nginx.refuse`."""
+
+    BAD_REQUEST = 0
+    UNAVAILABLE = 1
+    GRPC_BAD_REQUEST = 2
+    GRPC_UNAVAILABLE = 3
+
+
+def refusal_address(nginx: NginxSettings, refusal: Refusal) -> Address:
+    """The loopback listener that answers a refusal."""
+    host, port = listen_address(nginx.refuse)
+    return Address(host, port + refusal)

@@ -4,47 +4,32 @@ A service without a Release is one upstream of its healthy instances with their 
 `$gray_<id>` that names it.
 """
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Catalog, Registration
+from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Balance,
     Constant,
+    Known,
     Method,
     Plan,
+    Refusal,
     Server,
     ServicePlan,
     Serving,
     Upstream,
+    refusal_address,
 )
-from grayctl.model.tokens import Address, Expression, Variable, Word
+from grayctl.model.tokens import Expression, Variable, Word
 from grayctl.policy.admission import Admitted, admit
-from grayctl.settings import ServiceSettings, Settings, listen_address
+from grayctl.settings import ServiceSettings, Settings
 
-# The refusals' ports, counted from nginx.refuse (DESIGN.md, "A Release").
-REFUSE_BAD_REQUEST, REFUSE_UNAVAILABLE, REFUSE_GRPC_BAD_REQUEST, REFUSE_GRPC_UNAVAILABLE = range(4)
-
-_NOT_ID = re.compile(r"[^a-z0-9_]")
-_NOT_SLUG = re.compile(r"[^a-z0-9_.-]")
 # A hash bucket's element: a pointer, the length (2 bytes) and the name, rounded up to the pointer's size; the
 # bucket ends with one more pointer (ngx_hash.c). So 46 bytes fit into nginx's default bucket of 64.
 _POINTER = 8
 _LONGEST_PREFIX = len("gray_")
-
-
-@dataclass(frozen=True, slots=True)
-class Known:
-    """What a service served last: where `keep_last` and "names stay" come from.
-
-    Attributes:
-        id: the published id.
-        servers: the ones that were healthy last; empty when none ever was.
-    """
-
-    id: str
-    servers: tuple[Server, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,16 +42,6 @@ class Limits:
     def longest_id(self) -> int:
         """The longest service id whose variables fit into a bucket."""
         return self.variables_hash_bucket_size - 2 * _POINTER - 2 - _LONGEST_PREFIX
-
-
-def service_id(service: str) -> str:
-    """The service's name in [a-z0-9_], as in `$gray_<id>`."""
-    return _NOT_ID.sub("_", service.lower())
-
-
-def service_slug(service: str) -> str:
-    """The service's name for files and upstreams; two names with different ids have different slugs."""
-    return _NOT_SLUG.sub("_", service.lower())
 
 
 def resolve(
@@ -141,15 +116,14 @@ def resolve_service(
     )
 
 
-def refusal_address(settings: Settings, offset: int) -> Address:
-    """The loopback listener that answers a refusal."""
-    host, port = listen_address(settings.nginx.refuse)
-    return Address(host, port + offset)
+def stub(service: str, settings: Settings) -> ServicePlan:
+    """The plan of a service of which nothing is known: it answers 503."""
+    return resolve_service(service, (), {}, None, settings)
 
 
 def _upstream(name: Word, servers: tuple[Server, ...], own: ServiceSettings, settings: Settings) -> Upstream:
     if not servers:
-        return Upstream(name, (Server(refusal_address(settings, REFUSE_UNAVAILABLE)),), keepalive=0)
+        return Upstream(name, (Server(refusal_address(settings.nginx, Refusal.UNAVAILABLE)),), keepalive=0)
     balance = parse_balance(own.balance)
     return Upstream(
         name,

@@ -8,18 +8,9 @@ import msgspec
 
 from grayctl.errors import TemplateError
 from grayctl.model.generation import GENERATION, FileSet, Object
-from grayctl.model.plan import Plan, Server, ServicePlan, Serving, Upstream
+from grayctl.model.naming import service_slug
+from grayctl.model.plan import Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
-from grayctl.policy.resolve import (
-    REFUSE_BAD_REQUEST,
-    REFUSE_GRPC_BAD_REQUEST,
-    REFUSE_GRPC_UNAVAILABLE,
-    REFUSE_UNAVAILABLE,
-    Known,
-    refusal_address,
-    resolve_service,
-    service_slug,
-)
 from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
 
@@ -119,27 +110,18 @@ class Renderer:
             marker=Address(host, port),
             # the number is known only when the generation is written, and the digest must not depend on it
             generation=Note(GENERATION),
-            refuse_bad_request=refusal_address(settings, REFUSE_BAD_REQUEST),
-            refuse_unavailable=refusal_address(settings, REFUSE_UNAVAILABLE),
-            refuse_grpc_bad_request=refusal_address(settings, REFUSE_GRPC_BAD_REQUEST),
-            refuse_grpc_unavailable=refusal_address(settings, REFUSE_GRPC_UNAVAILABLE),
+            refuse_bad_request=refusal_address(settings.nginx, Refusal.BAD_REQUEST),
+            refuse_unavailable=refusal_address(settings.nginx, Refusal.UNAVAILABLE),
+            refuse_grpc_bad_request=refusal_address(settings.nginx, Refusal.GRPC_BAD_REQUEST),
+            refuse_grpc_unavailable=refusal_address(settings.nginx, Refusal.GRPC_UNAVAILABLE),
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
         stream = self._templates.render(STREAM)
         return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
 
-    def stubs(self, services: Iterable[str]) -> FileSet:
-        """A file set of stubs alone: generation 0, so that `$gray_<id>` is defined before Consul was ever seen.
-
-        Raises:
-            TemplateError: the entry template fails.
-        """
-        return self.file_set({service: self.stub(service) for service in services})
-
-    def stub(self, service: str) -> Object:
-        """The object of a service that cannot be rendered and never was: it answers 503 with the shipped template."""
-        plan = resolve_service(service, (), {}, None, self._settings)
+    def stub(self, plan: ServicePlan) -> Object:
+        """The object of a service that cannot be rendered and never was: with the shipped templates."""
         return _render(plan, Templates())
 
     def _service(self, plan: ServicePlan) -> Object | TemplateError:
