@@ -71,8 +71,8 @@ def index_of(headers: Mapping[str, str], address: str, what: str) -> int:
     """
     text = headers.get("X-Consul-Index", "")
     if not (text.isascii() and text.isdigit() and int(text) >= 1):
-        shown = "is missing" if not text else f"is {text[:20]!r}"
-        raise ConsulProtocolError(f"Consul at {address}: {what}: X-Consul-Index {shown}; it must be a number from 1 up")
+        wrong = "is missing" if not text else "is no number from 1 up"  # not shown: it may echo anything
+        raise ConsulProtocolError(f"Consul at {address}: {what}: X-Consul-Index {wrong}. Is something else there?")
     return int(text)
 
 

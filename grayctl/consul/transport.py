@@ -4,8 +4,10 @@ The library's own clients have no timeouts, drop client certificates, obey varia
 open a connection for every request (FACTS, python-consul2), so only its endpoint classes are used.
 """
 
+import asyncio
 import ssl
 import warnings
+import weakref
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -73,7 +75,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
             )
         else:
             tls = tls_context(self._settings) if address.startswith("https:") else True
-            connector = aiohttp.TCPConnector(limit=self._limit, ssl=tls, keepalive_timeout=30.0)
+            connector = _Connector(limit=self._limit, ssl=tls, keepalive_timeout=30.0)
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,  # HTTP_PROXY would apply even to loopback
@@ -82,9 +84,12 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         )
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, at once."""
         if self._session is not None:
+            connector = self._session.connector
             await self._session.close()
+            if isinstance(connector, _Connector):
+                await connector.abort()
 
     def uri(self, path: str, params: _Params = None) -> str:
         """The library's, except that parts which the client has quoted already stay as they are."""
@@ -157,6 +162,29 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
             sock_connect=settings.connect_timeout,
             sock_read=read,
         )
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Knows its transports, to end them: TLS says goodbye in the background, for ever where nobody answers."""
+
+    def __init__(self, **arguments: Any) -> None:
+        super().__init__(**arguments)
+        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
+
+    async def connect(self, *arguments: Any, **more: Any) -> Any:
+        """A connection, new or pooled."""
+        connection = await super().connect(*arguments, **more)
+        if connection.transport is not None:
+            self._transports.add(connection.transport)
+        return connection
+
+    async def abort(self) -> None:
+        """End all transports without a goodbye."""
+        for transport in self._transports:
+            if isinstance(transport, asyncio.Transport):
+                transport.abort()
+        await asyncio.sleep(0)  # the loop closes their sockets in its next round
+        await asyncio.sleep(0)
 
 
 class Endpoints:

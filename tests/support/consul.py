@@ -36,19 +36,33 @@ class Consul:
         folder: for its configuration, data and log.
         token: sent by the methods here.
         persistent: keeps its data across `restart`; otherwise a restart loses everything.
-        config: merged into the agent's configuration; `ports` and `addresses` are merged key by key.
+        config: merged into the agent's configuration, `ports` key by key.
+        https: also listen for TLS, on `https_port`.
     """
 
     def __init__(
-        self, folder: Path, *, token: str = "", persistent: bool = False, config: Mapping[str, Any] | None = None
+        self,
+        folder: Path,
+        *,
+        token: str = "",
+        persistent: bool = False,
+        https: bool = False,
+        config: Mapping[str, Any] | None = None,
     ) -> None:
         self.folder = folder
         self.token = token
         self.persistent = persistent
         self.log = folder / "consul.log"
         self.http_port = free_block(5)
+        self.https_port = self.http_port + 4
         extra = dict(config or {})
-        ports = {"dns": -1, "grpc": -1, "https": -1, "http": self.http_port, "server": self.http_port + 1}
+        ports = {
+            "dns": -1,
+            "grpc": -1,
+            "https": self.https_port if https else -1,
+            "http": self.http_port,
+            "server": self.http_port + 1,
+        }
         ports |= {"serf_lan": self.http_port + 2, "serf_wan": self.http_port + 3}
         self.config = {
             "node_name": f"node-{self.http_port}",
@@ -198,6 +212,7 @@ class Consul:
         self.call("PUT", f"/v1/acl/policy/{policy}", {"Name": current["Name"], "ID": policy, "Rules": rules})
 
 
+MakeConsul = Callable[..., Consul]
 ACL_TOKEN = "e2e00000-0000-0000-0000-000000000001"
 ACL_CONFIG: dict[str, Any] = {
     "acl": {"enabled": True, "default_policy": "deny", "tokens": {"master": ACL_TOKEN, "agent": ACL_TOKEN}}
@@ -213,7 +228,7 @@ def consul(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Consul]:
 
 
 @pytest.fixture
-def make_consul(tmp_path: Path) -> Iterator[Callable[..., Consul]]:
+def make_consul(tmp_path: Path) -> Iterator[MakeConsul]:
     """Agents of one's own, to break: `make_consul(**Consul's arguments)`."""
     made: list[Consul] = []
 
