@@ -143,7 +143,7 @@ class ServiceSettings(Struct, frozen=True, forbid_unknown_fields=True):
     keepalive: Count = 32
     max_fails: Count = 1
     fail_timeout: Duration = Duration(10.0)
-    zone: str = "64k"
+    zone: str = "auto"
 
 
 class LogSettings(Struct, frozen=True, forbid_unknown_fields=True):
@@ -198,7 +198,7 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
     ),
     "services.*.when_empty": (re.compile(r"(keep_last|reject)\Z"), "keep_last or reject"),
     "services.*.balance": (_BALANCE, "round_robin, least_conn, ip_hash, random or 'hash $variable'"),
-    "services.*.zone": (re.compile(r"\d+[km]\Z"), "a size such as 64k or 1m"),
+    "services.*.zone": (re.compile(r"(auto|\d+[km])\Z"), "auto, or a size such as 64k or 1m"),
 }
 
 
