@@ -3,7 +3,7 @@
 //	go run . -version v2 -weight 5 -port 9001
 //
 // It registers itself in Consul with its version, its weight and an HTTP check, and registers again where Consul
-// lost it. On SIGTERM it deregisters first and goes on answering for -drain, so that every nginx has let go of it
+// lost it. On SIGTERM it deregisters first and goes on answering for -drain seconds, so that every nginx has let go of it
 // before it ends: no request is lost.
 package main
 
@@ -40,7 +40,7 @@ const (
 type options struct {
 	name, id, version, address, consul string
 	weight, port                       int
-	drain, delay                       time.Duration
+	drain, delay                       float64 // seconds
 	failRate                           float64
 }
 
@@ -182,7 +182,7 @@ func routes(o options, r *registration) http.Handler {
 		c.JSON(http.StatusOK, gin.H{"healthy": !failing.Load()})
 	})
 	engine.NoRoute(func(c *gin.Context) {
-		time.Sleep(o.delay)
+		time.Sleep(seconds(o.delay))
 		status := http.StatusOK
 		if rand.Float64() < o.failRate {
 			status = http.StatusInternalServerError
@@ -206,6 +206,10 @@ func text(c *gin.Context) string {
 	return strings.TrimSpace(string(content))
 }
 
+func seconds(figure float64) time.Duration {
+	return time.Duration(figure * float64(time.Second))
+}
+
 func arguments() options {
 	var o options
 	consul := os.Getenv("CONSUL_HTTP_ADDR")
@@ -222,9 +226,9 @@ func arguments() options {
 	flag.StringVar(&o.address, "address", "127.0.0.1", "where it listens and is reached")
 	flag.IntVar(&o.port, "port", 0, "0 takes a free one")
 	flag.StringVar(&o.consul, "consul", consul, "the agent")
-	flag.DurationVar(&o.drain, "drain", 2*time.Second, "between deregistering and ending")
+	flag.Float64Var(&o.drain, "drain", 2, "seconds between deregistering and ending")
 	flag.Float64Var(&o.failRate, "fail-rate", 0, "share of requests answered 500, 0 to 1")
-	flag.DurationVar(&o.delay, "delay", 0, "that each answer takes longer")
+	flag.Float64Var(&o.delay, "delay", 0, "seconds that each answer takes longer")
 	flag.Parse()
 	if o.version == "" {
 		fmt.Fprintln(flag.CommandLine.Output(), "-version is required")
@@ -263,7 +267,7 @@ func main() {
 	if err := entry.remove(); err != nil {
 		log.Printf("%s: could not deregister, Consul's check will notice: %v", o.id, err)
 	}
-	time.Sleep(o.drain)
+	time.Sleep(seconds(o.drain))
 	closing, cancel := context.WithTimeout(context.Background(), consulTimeout)
 	defer cancel()
 	if err := server.Shutdown(closing); err != nil {
