@@ -80,11 +80,9 @@ async def _heal(site: "Site", why: str) -> Recovery:
     With a damaged journal nobody knows whether what stands was ever checked, so it comes last.
     """
     store = site.store
-    standing = store.current()
-    whole = standing is not None and store.intact(standing.number) is not None
-    if standing is not None and whole and not why:
+    standing, damage = store.current(), "; ".join(store.verify())
+    if standing is not None and not damage and not why:
         return await _stands(site, standing)
-    damage = "; ".join(store.verify())
     for number in await _candidates(site):
         good = store.intact(number)
         if good is not None:

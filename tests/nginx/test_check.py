@@ -1,0 +1,217 @@
+"""The staged check: the user's whole configuration with the candidate in it, and the live tree left alone."""
+
+import asyncio
+import hashlib
+import os
+import threading
+from pathlib import Path
+
+import pytest
+
+from grayctl.errors import NginxError, StateError
+from grayctl.nginx.check import check, namespace_allowed
+from grayctl.nginx.generations import Store
+from grayctl.nginx.site import Site
+from tests.support.nginx import BINARY, Nginx, write
+from tests.support.process import wait_until
+
+
+@pytest.fixture(params=["namespace", "flip"])
+def site(request: pytest.FixtureRequest, nginx: Nginx, store: Store) -> Site:
+    """Both modes; generation 0 stands, nginx does not run."""
+    one = nginx.site(store)
+    if request.param == "namespace" and not namespace_allowed():
+        pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
+    one._namespace = request.param == "namespace"
+    one.init(nginx.files("v0"), created=0.0)
+    return one
+
+
+def tree_hash(root: Path) -> str:
+    """All names, links and contents below a directory, inode and modification time of each included."""
+    digest = hashlib.sha256()
+    for path in sorted(root.rglob("*")):
+        found = path.lstat()
+        digest.update(f"{path} {found.st_ino} {found.st_mtime_ns} {found.st_mode}\n".encode())
+        if path.is_symlink():
+            digest.update(os.fsencode(path.readlink()))
+        elif path.is_file():
+            digest.update(path.read_bytes())
+    return digest.hexdigest()
+
+
+def mounted() -> str:
+    return Path("/proc/self/mountinfo").read_text()
+
+
+def descriptors_open() -> int:
+    return len(list(Path("/proc/self/fd").iterdir()))
+
+
+async def test_a_good_candidate_passes_and_nothing_that_is_served_changes(site: Site, nginx: Nginx) -> None:
+    nginx.start()
+    candidate = write(site.store, nginx.files("v1"))
+    checked = await site.check(candidate)
+    assert checked.ok
+    assert checked.messages == ()
+    assert site.store.current_number() == 0
+    assert nginx.answers() == site.store.read(0).stamp
+    assert not site.store.has_pending()
+
+
+async def test_the_namespace_check_leaves_the_live_tree_untouched_to_the_last_inode(nginx: Nginx, store: Store) -> None:
+    if not namespace_allowed():
+        pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
+    site = nginx.site(store)
+    site.init(nginx.files("v0"), created=0.0)
+    good, bad = write(store, nginx.files("v1")), write(store, nginx.files("v2", body="no_such_directive;\n"))
+    mounts = mounted()
+    before = tree_hash(store.root)
+    assert (await site.check(good)).ok
+    assert not (await site.check(bad)).ok
+    assert tree_hash(store.root) == before
+    assert mounted() == mounts
+
+
+async def test_many_checks_leave_no_thread_and_no_descriptor(site: Site, nginx: Nginx) -> None:
+    candidate = write(site.store, nginx.files("v1"))
+    await site.check(candidate)
+    threads, descriptors = threading.active_count(), descriptors_open()
+    for _ in range(5):
+        assert (await site.check(candidate)).ok
+    wait_until(lambda: threading.active_count() <= threads, "the threads have ended")
+    assert descriptors_open() == descriptors
+
+
+async def test_the_culprit_is_named_by_file_and_line(site: Site, nginx: Nginx) -> None:
+    files = nginx.files("v1", more={"cart": "\n\nno_such_directive;\n"})
+    checked = await site.check(write(site.store, files))
+    assert not checked.ok
+    assert checked.culprit is not None
+    assert checked.culprit.file == str(site.store.objects_dir / files.objects["cart"].filename)
+    assert checked.culprit.line == 3
+    assert "no_such_directive" in checked.messages[0]
+    assert (await site.check_current()).ok, "the candidate is at fault, not the user's tree"
+
+
+async def test_an_error_in_the_entry_file_is_named_as_the_user_knows_it(site: Site, nginx: Nginx) -> None:
+    checked = await site.check(write(site.store, nginx.files("v1", http="no_such_directive;")))
+    assert checked.culprit is not None
+    assert checked.culprit.file == str(site.store.root / "current/http.conf")
+
+
+async def test_an_error_without_a_place_has_no_culprit(site: Site, nginx: Nginx) -> None:
+    """A variable that nobody defines any more: nginx names neither file nor line."""
+    files = nginx.files("v1", http='split_clients "" $other { * x; }')
+    lost = nginx.files("v1")
+    stripped = lost.objects["shop"].content.replace("$gray_shop", "$gray_gone")
+    without = nginx.files("v1", more={"filler": stripped})
+    assert (await site.check(write(site.store, files))).ok
+    assert not (await site.check(write(site.store, without))).ok
+
+
+async def test_a_users_own_broken_tree_is_told_from_a_broken_candidate(site: Site, nginx: Nginx) -> None:
+    nginx.http_extra = "broken_by_the_user on;"
+    nginx.write_conf()
+    assert not (await site.check(write(site.store, nginx.files("v1")))).ok
+    current = await site.check_current()
+    assert not current.ok
+    assert current.culprit is not None
+    assert current.culprit.file == str(nginx.conf)
+
+
+async def test_snippets_of_the_candidate_are_what_the_check_reads(site: Site, nginx: Nginx) -> None:
+    """A snippet published with this very generation can be included by the user beside it."""
+    nginx.server_extra = f"location /new/ {{ include {nginx.state_dir}/snippets/cart.conf; return 200; }}"
+    nginx.write_conf()
+    files = nginx.files("v1", more={"cart": "# a new service\n"})
+    assert (await site.check(write(site.store, files))).ok
+    assert not (await site.check_current()).ok, "what stands does not know the snippet yet"
+
+
+async def test_the_empty_pid_file_of_a_test_is_not_left_behind(site: Site, nginx: Nginx) -> None:
+    assert (await site.check(write(site.store, nginx.files("v1")))).ok
+    assert not nginx.pid_file.exists()
+    nginx.pid_file.write_text("")
+    assert (await site.check_current()).ok
+    assert nginx.pid_file.exists(), "what was there before is the user's"
+
+
+async def test_a_hanging_test_is_killed_with_all_its_children(nginx: Nginx, store: Store) -> None:
+    wrapper = nginx.folder / "slow-nginx"
+    lock = nginx.folder / "hang"
+    hang = f"echo $$ > {nginx.folder}/hung; sleep 1000 & wait"
+    wrapper.write_text(f'#!/bin/sh\ncase "$*" in *-t*) [ -e {lock} ] && {{ {hang}; }};; esac\nexec {BINARY} "$@"\n')
+    wrapper.chmod(0o755)
+    nginx.binary = str(wrapper)
+    site = nginx.site(store, check_timeout=0.3)
+    site.init(nginx.files("v0"), created=0.0)
+    candidate = write(store, nginx.files("v1"))
+    lock.touch()
+    checked = await site.check(candidate)
+    assert not checked.ok
+    assert "did not end within 0.3 s" in checked.messages[0]
+    group = int((nginx.folder / "hung").read_text())
+    wait_until(lambda: not members(group), "the whole process group is gone")
+    lock.unlink()
+    assert (await nginx.site(store).check(candidate)).ok
+
+
+def members(group: int) -> list[int]:
+    """The living processes of a process group."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        if entry.name.isdigit():
+            try:
+                fields = (entry / "stat").read_text().rpartition(") ")[2].split()
+            except OSError:
+                continue
+            if int(fields[2]) == group and fields[0] not in {"Z", "X"}:
+                found.append(int(entry.name))
+    return found
+
+
+async def test_a_missing_binary_is_an_error_of_the_machinery(nginx: Nginx, store: Store) -> None:
+    site = nginx.site(store)
+    site.init(nginx.files("v0"), created=0.0)
+    nginx.binary = str(nginx.folder / "nowhere")
+    with pytest.raises(NginxError, match="cannot be started"):
+        await check(nginx.settings(), site.facts, None)
+
+
+async def test_nginx_never_sees_the_token(nginx: Nginx, store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CONSUL_HTTP_TOKEN", "a-secret")
+    wrapper = nginx.folder / "spy"
+    wrapper.write_text(f'#!/bin/sh\nenv > {nginx.folder}/environment\nexec {BINARY} "$@"\n')
+    wrapper.chmod(0o755)
+    nginx.binary = str(wrapper)
+    site = nginx.site(store)
+    site.init(nginx.files("v0"), created=0.0)
+    assert (await site.check_current()).ok
+    seen = (nginx.folder / "environment").read_text()
+    assert "MALLOC_TOP_PAD_" in seen
+    assert "a-secret" not in seen
+
+
+async def test_a_candidate_that_is_gone_is_never_judged(site: Site, nginx: Nginx) -> None:
+    """Bound over nothing, the check would silently test what stands."""
+    candidate = write(site.store, nginx.files("v1"))
+    for path in site.store.folder(candidate.number).iterdir():
+        path.unlink()
+    site.store.folder(candidate.number).rmdir()
+    with pytest.raises(StateError, match="there is no generation 1"):
+        await site.check(candidate)
+
+
+async def test_a_namespace_that_fails_after_all_falls_back_to_flipping(nginx: Nginx, store: Store) -> None:
+    site = nginx.site(store)
+    site.init(nginx.files("v0"), created=0.0)
+    site._namespace = True
+    steps: list[str] = []
+    site.step = steps.append
+    # a `current` that leads nowhere cannot be mounted over
+    (store.root / "current").unlink()
+    (store.root / "current").symlink_to("generations/000099")
+    checked = await asyncio.wait_for(site.check(write(store, nginx.files("v1"))), 30)
+    assert checked.ok
+    assert steps == ["check-pending", "check-flipped", "check-tested", "check-flipped-back", "checked"]
