@@ -141,7 +141,7 @@ def disk_status(settings: Settings) -> Status:
             ServiceReport(
                 service=name,
                 id=header.id if header else "",
-                serving=str(header.serving) if header else "unknown",
+                serving="unknown" if header is None else "refused" if header.refused else "live",
                 versions=_versions(servers),
                 servers=_servers(servers),
                 registered=0,
@@ -189,12 +189,14 @@ def _consul(settings: Settings, watcher: Watcher | None) -> ConsulReport | None:
 def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, case: Case | None) -> ServiceReport:
     """What is served, from the object that stands; what is wanted shows only where it differs."""
     instances = {one.address: one.instance for one in plan.known}
-    serving = served.serving if served else Serving.REFUSED
+    refused = served is None or served.refused
     servers = tuple(
         replace(one, instance=instances.get(one.address, ""))
-        for one in (served.servers() if served and serving is not Serving.REFUSED else ())
+        for one in (() if served is None or refused else served.servers())
     )
-    waiting = () if serving is plan.serving and set(servers) == set(_wanted(plan)) else (_waiting(plan),)
+    applied = refused == (plan.serving is Serving.REFUSED) and set(servers) == set(_wanted(plan))
+    serving = plan.serving if applied else Serving.REFUSED if refused else Serving.LIVE
+    waiting = () if applied else (_waiting(plan),)
     return ServiceReport(
         service=plan.service,
         id=plan.id,

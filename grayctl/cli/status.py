@@ -1,5 +1,6 @@
 """`grayctl status`."""
 
+import contextlib
 import time
 
 import click
@@ -43,7 +44,10 @@ def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) 
         else:
             _console().print(view(report, service))
         return
-    with Live(view(_ask(settings), service), console=_console(), auto_refresh=False, screen=False) as live:
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        Live(view(_ask(settings), service), console=_console(), auto_refresh=False, screen=False) as live,
+    ):
         while True:
             time.sleep(_REFRESH)
             live.update(view(_ask(settings), service), refresh=True)

@@ -55,6 +55,7 @@ class ErrorLog:
         self._refusal = re.compile(rf"\[emerg\] {master.pid}#")
         self._lost_worker = re.compile(rf"\[alert\] {master.pid}#.*cannot be respawned")
         self._failed: tuple[str, bool] | None = None
+        self._busy = ""
         self._descriptor = -1
         self._rest = b""
         if path is not None:
@@ -75,8 +76,11 @@ class ErrorLog:
         for line in self._lines():
             if self._failed is None and self._lost_worker.search(line):
                 self._failed = line, False
-            if self._failed is None and self._refusal.search(line) and _RETRIED not in line:
-                self._failed = line, True
+            if self._failed is None and self._refusal.search(line):
+                if _RETRIED in line:
+                    self._busy = line  # the last word, "still could not bind()", does not name the address
+                else:
+                    self._failed = (f"{line}: {self._busy}" if self._busy else line), True
         return self._failed
 
     def _lines(self) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from itertools import takewhile
 
 import msgspec
 
@@ -15,6 +16,7 @@ from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
 
 _HEADER = "# grayctl "
+_HEADER_WIDTH = 1000  # characters a line: nginx refuses a comment beyond 4096 bytes ("too long parameter")
 _SHA_DIGITS = 16
 
 
@@ -53,16 +55,20 @@ class UpstreamView:
 
 
 class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
-    """The first line of an object: what it serves, so that a restart, `status` and `generation diff` can tell.
+    """The first lines of an object: what it serves, so that a restart, `status` and `generation diff` can tell.
+
+    Only what changes nginx's behaviour, or must survive a restart, is in it: anything else would be a reload for
+    nothing.
 
     Attributes:
+        refused: it answers 503.
         known: address, port, weight, backup, version of the servers that were healthy last. Not their ids: a new
             id for the same server is no reason to reload.
     """
 
     service: str
     id: str
-    serving: Serving
+    refused: bool
     known: tuple[tuple[str, int, int, bool, str], ...] = ()
 
     def servers(self) -> tuple[Server, ...]:
@@ -148,18 +154,20 @@ def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
     header = ObjectHeader(
         service=plan.service,
         id=plan.id,
-        serving=plan.serving,
+        refused=plan.serving is Serving.REFUSED,
         known=tuple((one.address.host, one.address.port, one.weight, one.backup, one.version) for one in plan.known),
     )
-    content = f"{_HEADER}{msgspec.json.encode(header).decode()}\n{body}"
+    written = msgspec.json.encode(header).decode()
+    lines = [f"{_HEADER}{written[at : at + _HEADER_WIDTH]}\n" for at in range(0, len(written), _HEADER_WIDTH)]
+    content = "".join([*lines, body])
     return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)
 
 
 def read_header(content: str) -> ObjectHeader | None:
-    """What an object says about itself; None when its first line says nothing readable."""
-    first, _, _ = content.partition("\n")
+    """What an object says about itself; None when its first lines say nothing readable."""
+    lines = takewhile(lambda line: line.startswith(_HEADER), content.split("\n"))
     try:
-        return msgspec.json.decode(first.removeprefix(_HEADER), type=ObjectHeader)
+        return msgspec.json.decode("".join(line.removeprefix(_HEADER) for line in lines), type=ObjectHeader)
     except msgspec.DecodeError:
         return None
 
