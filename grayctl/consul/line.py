@@ -51,6 +51,7 @@ class Line:
         self._denied: set[str] = set()
         self._lost_at: float | None = None
         self._next_slot = 0.0
+        self._turn = asyncio.Lock()
         self._log = log.get("consul")
 
     @property
@@ -95,13 +96,17 @@ class Line:
 
     async def calm(self, *, gated: bool = True) -> None:
         """Wait for this query's turn among all that have seen a fault."""
-        if gated:
-            await self.path.wait()
-        now = self.clock()
-        slot = max(now, self._next_slot)
-        self._next_slot = slot + 1 / _CALM_RATE
-        if slot > now:
-            await self.sleep(slot - now)
+        while True:
+            if gated:
+                await self.path.wait()
+            async with self._turn:
+                # A loop that was held up must not let all who slept meanwhile go at once: one after another.
+                if (early := self._next_slot - self.clock()) > 0:
+                    await self.sleep(early)
+                if gated and not self.path.is_set():
+                    continue
+                self._next_slot = self.clock() + 1 / _CALM_RATE
+                return
 
     def forget(self, name: str) -> None:
         """A query is asked no more: what it suffered no longer counts."""

@@ -9,6 +9,7 @@ import ssl
 import warnings
 import weakref
 from collections.abc import Callable, Iterable, Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import quote, urlencode, urlsplit
@@ -30,6 +31,8 @@ _Params = Iterable[tuple[str, object]] | None
 # Consul adds up to a sixteenth of the wait; the rest is for a busy agent.
 _WAIT_FACTOR, _WAIT_SLACK = 17 / 16, 5.0
 _UNIX = "unix://"
+# Whether the request that this task is sending has had its connection.
+_CONNECTED: ContextVar[bool] = ContextVar("connected", default=False)
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,12 +73,13 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         """
         address = self._settings.address
         if address.startswith(_UNIX):
-            connector: aiohttp.BaseConnector = aiohttp.UnixConnector(
-                address.removeprefix(_UNIX), limit=self._limit, keepalive_timeout=30.0
+            connector: _Connections = _UnixConnections(
+                path=address.removeprefix(_UNIX), limit=self._limit, keepalive_timeout=30.0
             )
         else:
             tls = tls_context(self._settings) if address.startswith("https:") else True
-            connector = _Connector(limit=self._limit, ssl=tls, keepalive_timeout=30.0)
+            connector = _TcpConnections(limit=self._limit, ssl=tls, keepalive_timeout=30.0)
+        self._connections = connector
         self._session = aiohttp.ClientSession(
             connector=connector,
             trust_env=False,  # HTTP_PROXY would apply even to loopback
@@ -86,10 +90,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
     async def close(self) -> None:
         """Close all connections, at once."""
         if self._session is not None:
-            connector = self._session.connector
             await self._session.close()
-            if isinstance(connector, _Connector):
-                await connector.abort()
+            await self._connections.abort()
 
     def uri(self, path: str, params: _Params = None) -> str:
         """The library's, except that parts which the client has quoted already stay as they are."""
@@ -137,6 +139,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         what = f"{method} {path}"
         headers = {"Accept-Encoding": "identity"} | ({"X-Consul-Token": token} if token else {})
         fault: ConsulError
+        _CONNECTED.set(False)
         try:
             async with self._session.request(
                 method,
@@ -164,27 +167,42 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         )
 
 
-class _Connector(aiohttp.TCPConnector):
-    """Knows its transports, to end them: TLS says goodbye in the background, for ever where nobody answers."""
+class _Connections(aiohttp.BaseConnector):
+    """A pool that asks once, and that can end all its connections at once."""
 
     def __init__(self, **arguments: Any) -> None:
         super().__init__(**arguments)
         self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
 
     async def connect(self, *arguments: Any, **more: Any) -> Any:
-        """A connection, new or pooled."""
+        """A connection, new or pooled; the first one for this request only.
+
+        When a connection breaks, aiohttp asks again on another one by itself. For a long poll that would carry the
+        index over to an agent that may have lost its state, and hang there; a write would happen twice.
+        """
+        if _CONNECTED.get():
+            raise aiohttp.ServerDisconnectedError
         connection = await super().connect(*arguments, **more)
+        _CONNECTED.set(True)
         if connection.transport is not None:
             self._transports.add(connection.transport)
         return connection
 
     async def abort(self) -> None:
-        """End all transports without a goodbye."""
+        """End all transports without a goodbye: TLS says it in the background, for ever where nobody answers."""
         for transport in self._transports:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
         await asyncio.sleep(0)  # the loop closes their sockets in its next round
         await asyncio.sleep(0)
+
+
+class _TcpConnections(_Connections, aiohttp.TCPConnector):
+    """Over TCP, with or without TLS."""
+
+
+class _UnixConnections(_Connections, aiohttp.UnixConnector):
+    """Over a unix socket."""
 
 
 class Endpoints:

@@ -24,6 +24,7 @@ class Relay:
         self.dead = False
         self._doomed: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()
+        self._closing = asyncio.Event()
 
     def blackhole(self) -> None:
         """From now on everything is swallowed, and the connections of now stay dead for ever."""
@@ -38,10 +39,22 @@ class Relay:
         """What was asked since `mark`."""
         return [path for at, path in self.requests if at >= mark]
 
+    def is_quiet(self, seconds: float) -> bool:
+        """Whether nothing but the path check was asked in the last `seconds`."""
+        return not [path for path in self.since(time.monotonic() - seconds) if "/v1/status/" not in path]
+
     def busiest_second(self, mark: float) -> int:
         """The most requests within any one second since `mark`."""
         times = [at for at, _ in self.requests if at >= mark]
         return max((sum(at <= other < at + 1.0 for other in times) for at in times), default=0)
+
+    async def close(self) -> None:
+        """End all connections."""
+        self._closing.set()
+        while self._clients:
+            for client in self._clients:
+                client.transport.abort()
+            await asyncio.sleep(0.01)
 
     async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         self._clients.add(answer)
@@ -82,7 +95,7 @@ class Relay:
                 answer.write(data)
                 await answer.drain()
         if answer in self._doomed:
-            await asyncio.Event().wait()  # a dead path does not tell that the other end has gone
+            await self._closing.wait()  # a dead path does not tell that the other end has gone
 
 
 @contextlib.asynccontextmanager
@@ -91,12 +104,8 @@ async def relay_to(port: int) -> AsyncIterator[Relay]:
     relay = Relay(port)
     server = await asyncio.start_server(relay.serve, "127.0.0.1", 0)
     relay.address = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
-    before = asyncio.all_tasks()
     try:
         yield relay
     finally:
         server.close()
-        left = asyncio.all_tasks() - before
-        for task in left:
-            task.cancel()
-        await asyncio.gather(*left, return_exceptions=True)
+        await relay.close()

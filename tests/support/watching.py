@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -13,6 +14,8 @@ from grayctl.consul.watch import Wake, Watcher
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.settings import ConsulSettings, Duration, Settings, WatchSettings
 from tests.support.process import eventually
+
+_PACKAGE = str(Path("grayctl", "consul"))
 
 
 class Recorder:
@@ -80,7 +83,6 @@ def make_settings(address: str, *services: str, **more: Any) -> Settings:
 async def watching(settings: Settings, *, resolver: Resolver | None = None, **more: Any) -> AsyncIterator[Watching]:
     """A watcher that runs inside the `async with`, and that has left nothing behind after it."""
     recorder = Recorder()
-    before = asyncio.all_tasks()
     async with ConsulClient(settings.consul, connections=settings.watch.max_long_polls) as client:
         received: list[Wake] = []
         watcher = Watcher(client, settings, received.append, observer=recorder, resolver=resolver, **more)
@@ -95,7 +97,7 @@ async def watching(settings: Settings, *, resolver: Resolver | None = None, **mo
             task.cancel()
             await asyncio.wait([task])
     assert received == recorder.wakes
-    left = asyncio.all_tasks() - before
+    left = [task for task in asyncio.all_tasks() if _PACKAGE in str(task.get_coro())]
     assert not left, f"the watcher left tasks behind: {left}"
 
 
