@@ -6,6 +6,7 @@ its own path, so that a test reads logs and writes templates in the same way on 
 
 import fcntl
 import functools
+import gc
 import json
 import os
 import re
@@ -13,6 +14,7 @@ import shutil
 import signal
 import subprocess
 import tempfile
+import warnings
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -37,15 +39,20 @@ _SOURCES = ("pyproject.toml", "README.md", "LICENSE", "grayctl", "templates")
 @functools.cache
 def engine_problem() -> str:
     """Why no Docker engine can be used; empty when one can."""
-    try:
-        client = docker.from_env()
+    problem = ""
+    with warnings.catch_warnings():
+        # Where nobody listens, the Docker library forgets to close the socket that it tried with.
+        warnings.simplefilter("ignore", ResourceWarning)
         try:
-            client.ping()
-        finally:
-            client.close()
-    except docker.errors.DockerException as error:
-        return str(error)
-    return ""
+            client = docker.from_env()
+            try:
+                client.ping()
+            finally:
+                client.close()
+        except docker.errors.DockerException as error:
+            problem = str(error)
+        gc.collect()
+    return problem
 
 
 def demand_engine() -> None:
