@@ -3,6 +3,7 @@
 import signal
 import threading
 import time
+from functools import partial
 
 from tests.support.edge import Edge
 from tests.support.process import start, stop, wait_until
@@ -203,7 +204,7 @@ def test_killed_under_churn_the_next_start_serves_the_newest(edge: Edge) -> None
         edge.backend("b" if number % 2 else "c")
         edge.consul.deregister("c" if number % 2 else "b")
         edge.run()
-        wait_until(lambda number=number: edge.serves("a", "b" if number % 2 else "c"), "the newest serves")
+        wait_until(partial(edge.serves, "a", "b" if number % 2 else "c"), "the newest serves")
 
 
 def test_freeze_holds_every_change_and_unfreeze_applies_what_waited(edge: Edge) -> None:
