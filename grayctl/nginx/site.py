@@ -179,13 +179,12 @@ class Site:
     # ------------------------------------------------------------ activate and roll back
 
     async def activate(self, candidate: Manifest) -> Activated | RolledBack:
-        """Make a checked candidate current, signal nginx, prove it; otherwise put the old generation back.
+        """Make a candidate that `check` has just accepted current, signal nginx, prove it; otherwise go back.
 
         Raises:
-            StateError: the journal or the link cannot be written; the next call, or the next start, settles it.
+            StateError: the journal or the link cannot be written; the next check, or the next start, settles it.
         """
         began = asyncio.get_running_loop().time()
-        await self._settle_first()
         pending = Pending(from_=self.store.current_number(), to=candidate.number, checked=True)
         self.store.set_pending(pending)
         self.step("pending")

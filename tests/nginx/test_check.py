@@ -3,6 +3,8 @@
 import asyncio
 import hashlib
 import os
+import subprocess
+import sys
 import threading
 from pathlib import Path
 
@@ -13,7 +15,9 @@ from grayctl.nginx.check import check, namespace_allowed
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
 from tests.support.nginx import BINARY, Nginx, write
-from tests.support.process import wait_until
+from tests.support.process import clean_env, wait_until
+
+ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture(params=["namespace", "flip"])
@@ -215,3 +219,20 @@ async def test_a_namespace_that_fails_after_all_falls_back_to_flipping(nginx: Ng
     checked = await asyncio.wait_for(site.check(write(store, nginx.files("v1"))), 30)
     assert checked.ok
     assert steps == ["check-pending", "check-flipped", "check-tested", "check-flipped-back", "checked"]
+
+
+def test_no_namespace_is_claimed_where_mounts_in_it_would_not_be_private() -> None:
+    """In a chroot `/` is no mount point: nothing keeps a mount from the host, so none is made."""
+    if os.geteuid() != 0:
+        pytest.skip("chroot needs root")
+    program = """
+import os
+from grayctl.nginx.check import namespace_allowed
+before = namespace_allowed()
+os.chroot(os.getcwd())
+print(before, namespace_allowed())
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env=clean_env()
+    )
+    assert done.stdout.split()[1] == "False"

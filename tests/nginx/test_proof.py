@@ -8,11 +8,12 @@ from pathlib import Path
 import pytest
 
 from grayctl.model.outcome import RolledBack
-from grayctl.nginx.confirm import ErrorLog, ask_marker
+from grayctl.nginx.confirm import ErrorLog, NotProven, ask_marker, confirm
 from grayctl.nginx.generations import Store
-from grayctl.nginx.process import Master
+from grayctl.nginx.process import Master, start_time
 from grayctl.nginx.site import Activated, Site
 from tests.support.nginx import Nginx, write
+from tests.support.process import start, stop
 
 MASTER = Master(4242, 1)
 REFUSED = '2026/01/01 00:00:00 [emerg] 4242#4242: limit_req "t" uses the "$a" key while previously "$b"\n'
@@ -214,6 +215,45 @@ async def test_an_old_worker_killed_in_mid_proof_changes_nothing(site: Site, ngi
     result = await activate(site, nginx, key="$binary_remote_addr")
     assert isinstance(result, RolledBack)
     assert nginx.get("/version") == "v0.shop.gray\n"
+
+
+class LateFailure(ErrorLog):
+    """A log in which the refusal appears while the marker is being asked."""
+
+    reads = 0
+
+    def failure(self) -> tuple[str, bool] | None:
+        self.reads += 1
+        return (REFUSED, True) if self.reads > 1 else None
+
+
+async def test_the_log_is_read_once_more_after_the_last_answer(site: Site, nginx: Nginx) -> None:
+    master = site.look()
+    assert master is not None
+    stamp = site.store.read(0).stamp
+    with LateFailure(None, master) as log:
+        proof = await confirm(
+            master, (), log, stays=lambda: True, marker=("127.0.0.1", nginx.marker), stamp=stamp, timeout=5.0
+        )
+    assert proof == NotProven(REFUSED, refused=True)
+
+
+async def test_an_answer_without_a_worker_of_this_master_proves_nothing(site: Site, nginx: Nginx) -> None:
+    """Orphans of a dead master answer the marker too."""
+    stamp = site.store.read(0).stamp
+    bare = start(["sleep", "1000"])
+    try:
+        begun = start_time(bare.pid)
+        assert begun is not None
+        master = Master(bare.pid, begun)
+        with ErrorLog(None, master) as log:
+            proof = await confirm(
+                master, (), log, stays=lambda: True, marker=("127.0.0.1", nginx.marker), stamp=stamp, timeout=0.3
+            )
+        assert isinstance(proof, NotProven)
+        assert "no new worker appeared" in proof.reason
+    finally:
+        stop(bare, sig=signal.SIGKILL)
 
 
 async def test_the_marker_of_nobody_is_empty(nginx: Nginx) -> None:

@@ -247,7 +247,7 @@ async def test_without_nginx_a_checked_candidate_stands_unproven_until_nginx_com
     assert await site.notice() is None
     result = await applied(site, nginx, "v1")
     assert not result.proven
-    assert not site.proven
+    assert not store.state().proven
     assert store.current_number() == 1
     nginx.start()
     noticed = await site.notice()
@@ -341,3 +341,21 @@ async def test_settings_moved_by_the_user_are_followed(site: Site, nginx: Nginx)
     nginx.write_conf()
     await applied(site, nginx, "v3")
     assert site.facts.error_log == nginx.error_log
+
+
+async def test_a_new_master_is_brought_over_at_once_whatever_failed_before(site: Site, nginx: Nginx) -> None:
+    """What kept the old master from it says nothing about the new one."""
+    site.init(nginx.files("v3"), created=0.0)
+    nginx.http_extra = "broken_by_the_user on;"
+    nginx.write_conf()
+    noticed = await site.notice()
+    assert noticed is not None
+    assert noticed.what == "unproven"
+    nginx.http_extra = ""
+    nginx.write_conf()
+    nginx.restart()
+    site.init(nginx.files("v4"), created=0.0)
+    noticed = await site.notice()
+    assert noticed is not None
+    assert noticed.what == "started"
+    assert nginx.get("/version") == "v4.shop.gray\n"
