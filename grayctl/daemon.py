@@ -217,8 +217,7 @@ class Daemon:
 
     def _record(self, outcome: Outcome, waited: float, total: float, cause: str) -> None:
         now = time.monotonic()
-        if isinstance(outcome, Applied | RolledBack):
-            self._pace = self._pace.reloaded(now)
+        self._pace = self._pace.done(now, reloaded=isinstance(outcome, Applied | RolledBack))
         if isinstance(outcome, Held | Rejected | RolledBack) or self._converger.ward.cases:
             self._retry_at = now + self._retry_delay
             self._retry_delay = min(_RETRY_CEILING, 2 * self._retry_delay)

@@ -18,6 +18,8 @@ class Pace:
         last_reload: when nginx was last signalled; None when never.
         waiting_since: when the oldest change not yet applied arrived; None when there is none.
         urgent: a change that skips the interval is waiting.
+        hurried: the newest change came soon after the last reload, or during it.
+        applying: a converge is under way.
     """
 
     min_interval: float
@@ -26,11 +28,23 @@ class Pace:
     last_reload: float | None = None
     waiting_since: float | None = None
     urgent: bool = False
+    hurried: bool = False
+    applying: bool = False
 
     def changed(self, now: float, *, urgent: bool = False) -> "Pace":
         """A change arrived."""
-        waiting = now if self.waiting_since is None else self.waiting_since
-        return replace(self, waiting_since=waiting, urgent=self.urgent or urgent)
+        if self.waiting_since is not None:
+            return replace(self, urgent=self.urgent or urgent)
+        interval = max(self.interval, self.min_interval)
+        gap = float("inf") if self.last_reload is None else now - self.last_reload
+        quiet = gap >= self.max_delay and not self.applying
+        return replace(
+            self,
+            interval=self.min_interval if quiet else interval,
+            hurried=self.applying or gap < 2 * interval,
+            waiting_since=now,
+            urgent=urgent,
+        )
 
     def due(self) -> float | None:
         """When to apply: a time (perhaps past), or None when nothing waits."""
@@ -43,15 +57,12 @@ class Pace:
 
     def taken(self) -> "Pace":
         """Everything that waits is being converged; what arrives from now on waits anew."""
-        return replace(self, waiting_since=None, urgent=False)
+        return replace(self, waiting_since=None, urgent=False, applying=True)
 
-    def reloaded(self, now: float) -> "Pace":
-        """Nginx was signalled: the interval starts over, longer under churn, shorter after quiet."""
-        quiet_for = float("inf") if self.last_reload is None else now - self.last_reload
-        if quiet_for >= self.max_delay:
-            interval = self.min_interval
-        elif quiet_for <= 2 * max(self.interval, self.min_interval):
-            interval = min(self.max_delay, 2 * max(self.interval, self.min_interval))
-        else:
-            interval = self.interval
-        return replace(self, interval=interval, last_reload=now)
+    def done(self, now: float, *, reloaded: bool) -> "Pace":
+        """The converge is over; `reloaded` says whether nginx was signalled, which starts the interval over."""
+        if not reloaded:
+            return replace(self, applying=False)
+        interval = max(self.interval, self.min_interval)
+        grown = min(self.max_delay, 2 * interval) if self.hurried else interval
+        return replace(self, interval=grown, last_reload=now, applying=False)
