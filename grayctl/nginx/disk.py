@@ -69,6 +69,14 @@ def point(link: Path, target: str) -> None:
     sync_directory(link.parent)
 
 
+def leads(link: Path, target: str) -> bool:
+    """Whether `link` is a symbolic link with exactly this text."""
+    try:
+        return str(link.readlink()) == target
+    except OSError:
+        return False
+
+
 def remove_tree(folder: Path) -> None:
     """Remove a directory: its name goes in one step, so that half of it is never taken for the whole.
 

@@ -26,8 +26,8 @@ import msgspec
 
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
-from grayctl.nginx.content import Hashes, content_sha, encoded, snippet_set
-from grayctl.nginx.disk import explained, point, remove_tree, sync_directory, write_file
+from grayctl.nginx.content import Hashes, content_sha, decoded, demand_match, encoded, file_parts, snippet_set
+from grayctl.nginx.disk import explained, leads, point, remove_tree, sync_directory, write_file
 from grayctl.nginx.journal import Journal
 
 _HTTP, _STREAM, _MANIFEST, _SNIPPETS, _SERVED = "http.conf", "stream.conf", "manifest.json", "snippets", "served"
@@ -69,9 +69,6 @@ class Store(Journal):
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:
             self._lock(descriptor)
-            if not (self.root / "snippets").is_symlink():
-                with explained(self.root, "link the snippets"):
-                    point(self.root / "snippets", "current/snippets")
             yield self
         finally:
             os.close(descriptor)
@@ -144,7 +141,9 @@ class Store(Journal):
         return max(seen) + 1
 
     def _write_objects(self, objects: Iterable[Object]) -> None:
-        wrong = [one for one in objects if self._hashes.of(self.objects_dir / one.filename) != one.sha]
+        wanted = {one.filename: one for one in objects}
+        held = self._hashes.of(self.objects_dir, wanted)
+        wrong = [one for name, one in wanted.items() if held[name] != one.sha]
         for one in wrong:
             write_file(self.objects_dir / one.filename, encoded(one.content), _READ_ONLY)
         if wrong:
@@ -152,17 +151,22 @@ class Store(Journal):
 
     def _write_snippets(self, folder: Path, snippets: Mapping[str, str]) -> None:
         """Write a snippet set. What the current set holds already is linked, which spares a sync for each file."""
-        wanted = {f"{slug}.conf": text for slug, text in snippets.items()}
+        wanted = {f"{slug}.conf": (text, content_sha(text)) for slug, text in snippets.items()}
+        is_new = not folder.exists()
         folder.mkdir(mode=0o755, exist_ok=True)
-        wrong = [name for name, text in wanted.items() if self._hashes.of(folder / name) != content_sha(text)]
-        held = self.root / "current" / _SNIPPETS
+        held = self._hashes.of(folder, wanted)
+        wrong = [name for name, (_, sha) in wanted.items() if held[name] != sha]
+        current = self.root / "current" / _SNIPPETS
+        current_held = self._hashes.of(current, wrong)
         for name in wrong:
-            if not (folder / name).exists() and self._hashes.of(held / name) == content_sha(wanted[name]):
-                (folder / name).hardlink_to((held / name).resolve())
+            text, sha = wanted[name]
+            if held[name] is None and current_held[name] == sha and not (folder / name).exists():
+                (folder / name).hardlink_to((current / name).resolve())
             else:
-                write_file(folder / name, encoded(wanted[name]), _READ_ONLY)
-        sync_directory(folder)
-        sync_directory(self.sets_dir)
+                write_file(folder / name, encoded(text), _READ_ONLY)
+        if wrong or is_new:
+            sync_directory(folder)
+            sync_directory(self.sets_dir)
 
     def _write_generation(self, manifest: Manifest, entries: Mapping[str, str]) -> None:
         fresh = self.generations_dir / f".{manifest.name}.new"
@@ -192,7 +196,7 @@ class Store(Journal):
                 if link.exists() and not link.is_symlink():  # somebody's copy: a link cannot replace a directory
                     link.rename(link.with_name(f"{link.name}.found-{self._next_number()}"))
             point(current, f"generations/{generation_name(number)}")
-            if not snippets.is_symlink():
+            if not leads(snippets, "current/snippets"):
                 point(snippets, "current/snippets")
 
     def mark_served(self, number: int) -> None:
@@ -264,12 +268,12 @@ class Store(Journal):
         """
         found: dict[str, Object] = {}
         for service, filename in manifest.objects.items():
-            slug, sha = _parts(filename)
+            slug, sha = file_parts(filename)
             path = self.objects_dir / filename
             try:
-                content = _decoded(path)
-                snippet = _decoded(self.sets_dir / manifest.snippets / f"{slug}.conf")
-                _demand_match(path, content, sha)
+                content = decoded(path)
+                snippet = decoded(self.sets_dir / manifest.snippets / f"{slug}.conf")
+                demand_match(path, content, sha)
             except StateError:
                 if whole:
                     raise
@@ -283,7 +287,7 @@ class Store(Journal):
         Raises:
             StateError: it cannot be read.
         """
-        return _decoded(self.folder(manifest.number) / _HTTP)
+        return decoded(self.folder(manifest.number) / _HTTP)
 
     # ------------------------------------------------------------ drift
 
@@ -293,18 +297,28 @@ class Store(Journal):
 
     def damage(self, manifest: Manifest) -> list[str]:
         """What is missing or changed of a generation, a line each. A file is read again only when it was touched."""
+        parts = {filename: file_parts(filename) for filename in manifest.objects.values()}
         folder = self.folder(manifest.number)
-        wanted = {folder / name: manifest.files.get(name) for name in (_HTTP, _STREAM)}
-        wanted |= {self.objects_dir / filename: _parts(filename)[1] for filename in manifest.objects.values()}
-        found = {path: self._hashes.of(path) for path in wanted}
-        lines = [f"{path}: {'changed' if found[path] else 'missing'}" for path in wanted if found[path] != wanted[path]]
-        slugs = [_parts(filename)[0] for filename in manifest.objects.values()]
-        snippets = {slug: self._hashes.of(folder / _SNIPPETS / f"{slug}.conf") or "" for slug in slugs}
-        if snippet_set(snippets) != manifest.snippets:
+        lines = self._unlike(folder, {name: manifest.files.get(name) for name in (_HTTP, _STREAM)})
+        lines += self._unlike(self.objects_dir, {filename: sha for filename, (_, sha) in parts.items()})
+        held = self._hashes.of(self.sets_dir / manifest.snippets, (f"{slug}.conf" for slug, _ in parts.values()))
+        if snippet_set({name.removesuffix(".conf"): sha or "" for name, sha in held.items()}) != manifest.snippets:
             lines.append(f"{self.sets_dir / manifest.snippets}: a snippet is missing or changed")
-        if not (self.root / _SNIPPETS).is_symlink():
-            lines.append(f"{self.root / _SNIPPETS}: missing")
-        return lines
+        links = {
+            folder / _SNIPPETS: f"../../snippetsets/{manifest.snippets}",
+            self.root / _SNIPPETS: "current/snippets",
+        }
+        return lines + [
+            f"{link}: does not lead to {target}" for link, target in links.items() if not leads(link, target)
+        ]
+
+    def _unlike(self, folder: Path, wanted: Mapping[str, str | None]) -> list[str]:
+        held = self._hashes.of(folder, wanted)
+        return [
+            f"{folder / name}: {'changed' if held[name] else 'missing'}"
+            for name in wanted
+            if held[name] != wanted[name]
+        ]
 
     def verify(self) -> list[str]:
         """What is missing or changed of what stands, a line each; empty when all is well."""
@@ -345,6 +359,7 @@ class Store(Journal):
                 remove_tree(self.folder(number))
         if gone:
             self._sweep([self.read(number) for number in numbers if number in needed])
+            self._hashes.trim()
         return gone
 
     def _needed(self, numbers: list[int], keep: int) -> set[int]:
@@ -370,23 +385,3 @@ class Store(Journal):
                     shutil.rmtree(folder)
             for leftover in self.generations_dir.glob(".*"):
                 shutil.rmtree(leftover)
-
-
-def _parts(filename: str) -> tuple[str, str]:
-    """Slug and hash of an object's file name."""
-    slug, _, sha = filename.removesuffix(".conf").rpartition("-")
-    return slug, sha
-
-
-def _decoded(path: Path) -> str:
-    try:
-        return path.read_bytes().decode("utf-8", "surrogatepass")
-    except UnicodeDecodeError as error:
-        raise StateError(f"{path}: changed by hand: it is no text") from error
-    except OSError as error:
-        raise StateError(f"{path}: cannot be read: {error.strerror}") from error
-
-
-def _demand_match(path: Path, content: str, sha: str) -> None:
-    if content_sha(content) != sha:
-        raise StateError(f"{path}: changed by hand: its content does not match its name")
