@@ -2,6 +2,7 @@
 
 import math
 
+from jinja2 import Undefined
 from markupsafe import Markup
 
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
@@ -24,6 +25,7 @@ def quote(value: object) -> str:
 
     Raises:
         TypeError: when `value` is no token.
+        UndefinedError: when it is a variable that nobody defined.
     """
     match value:
         case Word(text) | Expression(text):
@@ -40,6 +42,8 @@ def quote(value: object) -> str:
             quoted = value.printable
         case int() if not isinstance(value, bool):
             quoted = str(value)
+        case Undefined():
+            quoted = str(value)  # raises, and names what is undefined
         case _:
             raise TypeError(
                 f"a template may print tokens and integers only, not {type(value).__name__} {value!r}; "
