@@ -30,9 +30,9 @@ def _render(case: str, folder: Path) -> Path:
 """,
         encoding="utf-8",
     )
-    command = [sys.executable, "-m", "grayctl", "--config", config, "render"]
+    command = [sys.executable, "-m", "grayctl", "--config", str(config), "render"]
     done = subprocess.run(
-        [*command, "--catalog", source / "catalog.yaml", "--out", folder / "out"],
+        [*command, "--catalog", str(source / "catalog.yaml"), "--out", str(folder / "out")],
         capture_output=True,
         text=True,
         timeout=60,
