@@ -22,6 +22,8 @@ class Backends:
 
     def __init__(self) -> None:
         class Handler(BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True  # or every answer takes the 40 ms of a delayed ACK
+
             def do_GET(self) -> None:
                 body = str(self.connection.getsockname()[0]).encode()
                 self.send_response(http.client.OK)

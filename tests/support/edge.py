@@ -24,6 +24,8 @@ class Backend:
 
     def __init__(self, name: str) -> None:
         class Handler(http.server.BaseHTTPRequestHandler):
+            disable_nagle_algorithm = True  # or every answer takes the 40 ms of a delayed ACK
+
             def do_GET(self) -> None:
                 body = f"{name}\n".encode()
                 self.send_response(200)
