@@ -72,16 +72,6 @@ class Line:
         Retries of everybody together stay below 20 a second. `gated` ones wait until the path is open.
         """
 
-        async def once() -> T:
-            asked = self.clock()
-            try:
-                value = await call()
-            except ConsulError as error:
-                self._failed(name, error)
-                raise
-            self._answered(name, self.clock() - asked)
-            return value
-
         async def back_off(seconds: float) -> None:
             await self.sleep(seconds)
             await self.calm(gated=gated)
@@ -92,7 +82,22 @@ class Line:
             sleep=back_off,
             reraise=True,
         )
-        return await retrying(once)
+        return await retrying(self.attempt, name, call)
+
+    async def attempt(self, name: str, call: Callable[[], Awaitable[T]]) -> T:
+        """Ask once, and keep the books.
+
+        Raises:
+            ConsulError: counted and told already.
+        """
+        asked = self.clock()
+        try:
+            value = await call()
+        except ConsulError as error:
+            self._failed(name, error)
+            raise
+        self._answered(name, self.clock() - asked)
+        return value
 
     async def calm(self, *, gated: bool = True) -> None:
         """Wait for this query's turn among all that have seen a fault."""
@@ -107,6 +112,15 @@ class Line:
                     continue
                 self._next_slot = self.clock() + 1 / _CALM_RATE
                 return
+
+    def suffers(self, name: str) -> bool:
+        """Whether the newest attempt of this query failed or was denied."""
+        return name in self._failing or name in self._denied
+
+    def note(self, error: ConsulError) -> None:
+        """Count a fault of a question that another one will answer anyway."""
+        self._observer.failed(error)
+        self.last_error = str(error)
 
     def forget(self, name: str) -> None:
         """A query is asked no more: what it suffered no longer counts."""
@@ -129,8 +143,7 @@ class Line:
             self._note_regained()
 
     def _failed(self, name: str, error: ConsulError) -> None:
-        self._observer.failed(error)
-        self.last_error = str(error)
+        self.note(error)
         if isinstance(error, ConsulDenied):
             if name not in self._denied:
                 self._denied.add(name)

@@ -62,25 +62,33 @@ class Poll(Generic[T]):
         while True:
             if self.memory.suspect:
                 await self._line.calm()
-            verdict = await self._turn(self._wait)
+            reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait))
+            await self._settle(reply, verdict)
             if verdict.calm:
                 await self._line.calm()
             if verdict.pause:
                 await self._line.sleep(verdict.pause)
 
     async def refresh(self) -> None:
-        """Read once, at once, and publish what is new: how services without a long poll are followed."""
+        """Read once, at once, and publish what is new: how services without a long poll are followed.
+
+        Raises:
+            ConsulError: told by the line already; what was published stands.
+        """
         self.memory.index = None
-        await self._turn(None)
+        await self._settle(*await self._line.attempt(self.name, lambda: self._read(None)))
 
     async def differs(self) -> bool:
-        """Whether a second look, independent of the long poll, finds something else than what is stored."""
-        reply = await self._line.persist(f"{self.name} again", self._ask)
+        """Whether a second look, independent of the long poll, finds something else than what is stored.
+
+        Raises:
+            ConsulError: nobody was told yet.
+        """
+        reply = await self._ask()
         return self.memory.known and self.memory.is_news(reply.value)
 
-    async def _turn(self, wait: float | None) -> Verdict:
-        """One question and what follows from its answer."""
-        reply, verdict = await self._line.persist(self.name, lambda: self._read(wait))
+    async def _settle(self, reply: Reply[T], verdict: Verdict) -> None:
+        """What follows from an answer: publish what is new, and only then move the index on."""
         memory = self.memory
         if verdict.drop:
             memory.forget()
@@ -93,7 +101,6 @@ class Poll(Generic[T]):
             memory.settle(reply.index)
         if verdict.woke:
             self._woke()
-        return verdict
 
     async def _read(self, wait: float | None) -> tuple[Reply[T], Verdict]:
         memory = self.memory

@@ -31,7 +31,7 @@ _TRIGGERS = ("critical", "warning")
 _PATH_CHECK, _PATH_CEILING = 3.0, 2.0
 # A path that was dead for longer than this may have lost its connections without a word: ask again on new ones.
 _SILENCE = 1.0
-_SWEEP_EVERY = 1.0
+_SWEEP_EVERY, _SWEEP_AGAIN = 1.0, 3.0
 _SIDE_READS = 4  # of the eight short connections: the others are for people's commands and the path check
 _JITTER = 0.1
 
@@ -145,7 +145,7 @@ class Watcher:
         }
         self._services: dict[str, Poll[tuple[Registration, ...]]] = {}
         self._gone: set[str] = set()
-        self._running: dict[str, asyncio.Task[None]] = {}
+        self._running: dict[Poll[Any], asyncio.Task[None]] = {}
         self._stirred = asyncio.Event()
         self._side = asyncio.Semaphore(_SIDE_READS)
         self._complete = False
@@ -200,10 +200,10 @@ class Watcher:
         )
 
     def _start(self, poll: Poll[Any]) -> None:
-        self._running[poll.name] = self._group.create_task(poll.run(), name=poll.name)
+        self._running[poll] = self._group.create_task(poll.run(), name=poll.name)
 
     def _stop(self, poll: Poll[Any]) -> bool:
-        task = self._running.pop(poll.name, None)
+        task = self._running.pop(poll, None)
         if task is not None:
             task.cancel()
         return task is not None
@@ -230,7 +230,10 @@ class Watcher:
         self._tell(frozenset(), "the list of services changed")
 
     def _heard(self, name: str) -> None:
-        self._gone.discard(name)
+        if name not in self._services:
+            return  # let go while a look at it was under way
+        if self._services[name].memory.known:
+            self._gone.discard(name)
         self._tell(frozenset({name}), f"service {name} changed")
         self._let_go(name)
 
@@ -246,20 +249,19 @@ class Watcher:
         del self._services[name]
         self._gone.add(name)
         self._line.forget(poll.name)
-        self._line.forget(f"{poll.name} again")
         if self._stop(poll) and (cold := self._cold()):
             self._start(self._services[cold[0]])
 
     def _hot(self) -> int:
-        return sum(poll.name in self._running for poll in self._services.values())
+        return sum(poll in self._running for poll in self._services.values())
 
     def _cold(self) -> list[str]:
-        return [name for name, poll in self._services.items() if poll.name not in self._running]
+        return [name for name, poll in self._services.items() if poll not in self._running]
 
     def _go_cold(self) -> None:
         """There are services without a long poll: the triggers tell when to look at them."""
         for trigger in self._triggers.values():
-            if trigger.name not in self._running:
+            if trigger not in self._running:
                 self._start(trigger)
         self._stir()
 
@@ -325,7 +327,7 @@ class Watcher:
             *self._triggers.values(),
             *self._services.values(),
         ]
-        return [poll for poll in everything if poll.name in self._running]
+        return [poll for poll in everything if poll in self._running]
 
     async def _sweep(self) -> None:
         """Look at the services without a long poll whenever a trigger woke, at most once a second."""
@@ -333,17 +335,33 @@ class Watcher:
             await self._stirred.wait()
             self._stirred.clear()
             await self._beside(partial(self._look, name) for name in self._cold())
-            await self._sleep(_SWEEP_EVERY)
+            failed = any(self._line.suffers(self._services[name].name) for name in self._cold())
+            await self._sleep(_SWEEP_AGAIN if failed else _SWEEP_EVERY)
+            if failed:
+                self._stir()
 
-    async def _look(self, name: str) -> None:
+    async def _look(self, name: str, *, probe: bool = True) -> None:
+        """Read one cold service, if its index has moved; one attempt, so that nobody holds up the others."""
         poll = self._services.get(name)
-        if poll is None or poll.name in self._running:
+        if poll is None or poll in self._running:
             return
-        memory = poll.memory
-        if memory.index is None or memory.index != await self._line.persist(
-            f"probe {name}", partial(self._client.probe, name)
-        ):
+        try:
+            await self._calm_beside(poll)
+            ask = partial(self._client.probe, name)
+            if (
+                probe
+                and poll.memory.index is not None
+                and poll.memory.index == await self._line.attempt(poll.name, ask)
+            ):
+                return
+            await self._calm_beside(poll)
             await poll.refresh()
+        except ConsulError:
+            return  # told by the line; the next sweep looks again
+
+    async def _calm_beside(self, poll: Poll[Any]) -> None:
+        if not self._line.connected or self._line.suffers(poll.name) or self._line.suffers(self._discovery.name):
+            await self._line.calm()
 
     async def _reread(self) -> None:
         """The safety net: everything once more, every few minutes, should a wake ever have been lost."""
@@ -351,16 +369,16 @@ class Watcher:
             spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- spreads load, guards nothing
             await self._sleep(self._watch.full_reread * spread)
             await self._beside(partial(self._compare, poll) for poll in self._followed())
-            await self._beside(partial(self._reread_cold, name) for name in self._cold())
+            await self._beside(partial(self._look, name, probe=False) for name in self._cold())
             await self._refresh_names()
 
     async def _compare(self, poll: Poll[Any]) -> None:
-        if await poll.differs():
-            self._restart(poll)
-
-    async def _reread_cold(self, name: str) -> None:
-        if (poll := self._services.get(name)) is not None and poll.name not in self._running:
-            await poll.refresh()
+        try:
+            await self._calm_beside(poll)
+            if await poll.differs():
+                self._restart(poll)
+        except ConsulError as error:
+            self._line.note(error)  # the long poll itself goes on, and so does the next re-read
 
     async def _refresh_names(self) -> None:
         by_service = {name: host_names(poll.memory.value or ()) for name, poll in self._services.items()}

@@ -1,6 +1,7 @@
 """What the watcher makes of answers that a real Consul gives rarely: index rules, garbage, refusals."""
 
 import asyncio
+from typing import Any
 
 import pytest
 import structlog
@@ -9,7 +10,7 @@ from aiohttp import web
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.watch import Wake, Watcher
 from grayctl.settings import Settings
-from tests.support.scripted import Scripted, answer, instance, script, scripted
+from tests.support.scripted import Handler, Scripted, answer, instance, script, scripted
 from tests.support.watching import Watching, make_settings, watching
 
 SHOP = "/v1/health/service/shop"
@@ -260,3 +261,56 @@ async def test_a_lost_wake_is_found_by_the_full_reread() -> None:
             await watch.complete()
             changed.set()
             await watch.until(lambda: weights(watch) == ["1", "2"], "the re-read")
+
+
+async def test_one_cold_service_that_is_denied_holds_up_no_other() -> None:
+    """Three long polls for services, nine services: the denied one is tried again, the others are followed."""
+    async with scripted() as fake:
+        names = [f"shop-{number}" for number in range(9)]
+        moved = asyncio.Event()
+        state: dict[str, Any] = {"index": 3, "weight": "1", "denied": False}
+
+        async def listed(request: web.Request) -> web.StreamResponse:
+            if request.query.get("index") == str(state["index"]):
+                await moved.wait()
+                moved.clear()
+            return answer({name: [] for name in names}, state["index"])
+
+        def health(name: str) -> Handler:
+            async def handler(request: web.Request) -> web.StreamResponse:
+                if name == names[-1] and state["denied"]:
+                    return web.Response(status=403)
+                if "index" in request.query:
+                    await asyncio.sleep(3600)
+                value = [] if "tag" in request.query else [instance(name, Meta={"w": state["weight"]})]
+                return answer(value, state["index"])
+
+            return handler
+
+        fake.handlers |= {"/v1/catalog/services": listed}
+        fake.handlers |= {f"/v1/health/service/{name}": health(name) for name in names}
+        async with watching(make_settings(fake.address, "shop-*", watch={"max_long_polls": 12})) as watch:
+            await watch.complete()
+            assert watch.watcher.state.cold == 6
+
+            def weighs(name: str) -> str:
+                return dict(watch.service(name)[0].meta)["w"]
+
+            state |= {"index": 4, "weight": "2", "denied": True}
+            moved.set()
+            await watch.until(lambda: all(weighs(name) == "2" for name in names[3:-1]), "all cold ones but one")
+            await watch.until(lambda: watch.watcher.state.denied == (f"health {names[-1]}",), "the denial")
+            state |= {"index": 5, "weight": "3"}
+            moved.set()
+            await watch.until(lambda: all(weighs(name) == "3" for name in names[3:-1]), "them again")
+            assert weighs(names[-1]) == "1"
+            state |= {"denied": False}
+            await watch.until(lambda: weighs(names[-1]) == "3", "the one that was denied, without any new wake")
+            assert watch.watcher.state.denied == ()
+
+
+async def test_an_answer_about_a_service_that_was_let_go_is_ignored() -> None:
+    async with scripted() as fake, watching(make_settings(fake.address, "shop")) as watch:
+        await watch.complete()
+        watch.watcher._heard("let-go")
+        assert len(watch.wakes) == 1

@@ -56,9 +56,7 @@ def start(
         )
 
 
-def stop(
-    process: subprocess.Popen[bytes], *, sig: signal.Signals = signal.SIGTERM, timeout: float = 10.0
-) -> int:
+def stop(process: subprocess.Popen[bytes], *, sig: signal.Signals = signal.SIGTERM, timeout: float = 10.0) -> int:
     """End a child that `start` made: `sig`, then SIGKILL after `timeout` seconds. Returns its exit status."""
     if process.poll() is None:
         process.send_signal(sig)
@@ -84,9 +82,7 @@ def wait_until(condition: Callable[[], T], what: str, *, seconds: float = 20.0, 
     return answer
 
 
-async def eventually(
-    condition: Callable[[], T], what: str, *, seconds: float = 20.0, interval: float = 0.02
-) -> T:
+async def eventually(condition: Callable[[], T], what: str, *, seconds: float = 20.0, interval: float = 0.02) -> T:
     """`wait_until` for coroutines: the loop goes on meanwhile."""
     deadline = time.monotonic() + seconds
     while not (answer := condition()):
