@@ -1,7 +1,8 @@
 """When to apply: at once when quiet, coalesced under churn. Pure; times are monotonic seconds.
 
 At most one reload per interval; the interval starts at `min_interval` and doubles while changes keep arriving
-before it has passed, up to `max_delay`; a quiet `max_delay` brings it back. Policy changes and rollbacks skip it.
+before it has passed, up to `max_delay`; a change after it has passed halves it, a quiet `max_delay` brings it back.
+Policy changes and rollbacks skip it.
 """
 
 from dataclasses import dataclass, replace
@@ -18,7 +19,7 @@ class Pace:
         last_reload: when nginx was last signalled; None when never.
         waiting_since: when the oldest change not yet applied arrived; None when there is none.
         urgent: a change that skips the interval is waiting.
-        hurried: the newest change came soon after the last reload, or during it.
+        hurried: the newest change came before the interval had passed.
         applying: a converge is under way.
     """
 
@@ -37,14 +38,10 @@ class Pace:
             return replace(self, urgent=self.urgent or urgent)
         interval = max(self.interval, self.min_interval)
         gap = float("inf") if self.last_reload is None else now - self.last_reload
-        quiet = gap >= self.max_delay and not self.applying
-        return replace(
-            self,
-            interval=self.min_interval if quiet else interval,
-            hurried=self.applying or gap < 2 * interval,
-            waiting_since=now,
-            urgent=urgent,
-        )
+        hurried = self.applying or gap < interval
+        if not hurried:
+            interval = self.min_interval if gap >= self.max_delay else max(self.min_interval, interval / 2)
+        return replace(self, interval=interval, hurried=hurried, waiting_since=now, urgent=urgent)
 
     def due(self) -> float | None:
         """When to apply: a time (perhaps past), or None when nothing waits."""

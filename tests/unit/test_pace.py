@@ -53,3 +53,13 @@ def test_no_change_waits_longer_than_max_delay() -> None:
     due = pace.changed(100.5).due()
     assert due is not None
     assert due <= 102.5
+
+
+def test_changes_slower_than_the_interval_do_not_widen_it() -> None:
+    pace, now = RELOADED_AT_100, 100.0
+    for _ in range(20):
+        now += 0.35
+        pace = pace.changed(now)
+        assert pace.due() == now
+        pace = pace.taken().done(now, reloaded=True)
+    assert pace.interval == 0.2
