@@ -97,7 +97,8 @@ class Converger:
     def load(self) -> None:
         """Take what the current generation serves as the last good state."""
         self._serving = self._store.current()
-        self._remember(self._store.objects(self._serving) if self._serving else {})
+        # what is damaged is left out and written anew: a start must not fail for it
+        self._remember(self._store.objects(self._serving, whole=False) if self._serving else {})
         cases = self._serving.quarantined if self._serving else {}
         for service, reason in cases.items():
             self.ward = self.ward.admit(service, reason, self._serving.created if self._serving else 0.0)

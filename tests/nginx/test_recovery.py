@@ -5,6 +5,7 @@ from pathlib import Path
 
 import pytest
 
+from grayctl.errors import StateError
 from grayctl.model.outcome import RolledBack
 from grayctl.nginx.generations import Store
 from grayctl.nginx.process import start_time
@@ -208,7 +209,7 @@ async def test_an_unfinished_activation_is_settled_before_the_next_one(site: Sit
             (site.store.root / ".state.json.new").mkdir()
 
     site.step = full
-    with pytest.raises(Exception, match=r"state\.json"):
+    with pytest.raises(StateError, match=r"state\.json"):
         await site.activate(pending)
     assert site.store.has_pending()
     assert nginx.answers() == pending.stamp
@@ -217,6 +218,19 @@ async def test_an_unfinished_activation_is_settled_before_the_next_one(site: Sit
     await applied(site, nginx, "v4")
     assert site.store.state().last_proven == 4
     assert not site.store.has_pending()
+
+
+async def test_a_check_settles_what_is_unfinished_even_when_it_fails(site: Site, nginx: Nginx) -> None:
+    """Otherwise a crash in the flipped check that follows would forget the generation that nginx serves."""
+    unfinished = write(site.store, nginx.files("v3"))
+    site.step = lambda step: (site.store.root / ".state.json.new").mkdir() if step == "confirmed" else None
+    with pytest.raises(StateError, match=r"state\.json"):
+        await site.activate(unfinished)
+    site.step = lambda _: None
+    (site.store.root / ".state.json.new").rmdir()
+    assert not (await site.check(write(site.store, nginx.files("v4", body="no_such_directive;\n")))).ok
+    assert not site.store.has_pending()
+    assert (site.store.state().serving, site.proven) == (3, True)
 
 
 async def test_a_rollback_goes_on_when_the_journal_cannot_be_written(nginx: Nginx, store: Store) -> None:
