@@ -124,7 +124,7 @@ class Daemon:
         handlers: dict[signal.Signals, Callable[[], object]] = {
             signal.SIGTERM: self._stop.set,
             signal.SIGINT: self._stop.set,
-            signal.SIGHUP: lambda: asyncio.ensure_future(self._reread()),
+            signal.SIGHUP: self._hang_up,
         }
         for number, handler in handlers.items():
             loop.add_signal_handler(number, handler)
@@ -210,7 +210,7 @@ class Daemon:
             with structlog.contextvars.bound_contextvars(trace_id=trace_id):
                 try:
                     outcome = await self._converger.converge(Wanted(catalog, self._frozen, cause, trace_id, retry))
-                except (StateError, NginxError, TemplateError) as error:
+                except (StateError, NginxError, TemplateError, OSError) as error:
                     outcome = Held(self._number, held_by(error), str(error))
                 self._record(outcome, began - woke, time.monotonic() - woke, cause)
             return outcome
@@ -251,7 +251,7 @@ class Daemon:
             async with self._converging:
                 try:
                     noticed = await self._site.notice()
-                except (StateError, NginxError) as error:
+                except (StateError, NginxError, OSError) as error:
                     self._log.warning("nginx_unknown", error=str(error))
                     continue
             if noticed is not None:
@@ -262,6 +262,10 @@ class Daemon:
         while True:
             await asyncio.sleep(interval or 3600.0)
             systemd.notify(WATCHDOG="1")
+
+    def _hang_up(self) -> None:
+        # a reference, or the loop may drop the task in the middle
+        self._rereading = asyncio.ensure_future(self._reread())
 
     async def _reread(self) -> None:
         """SIGHUP: settings and templates; a broken one keeps the old ones in use."""

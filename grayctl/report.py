@@ -67,11 +67,14 @@ def result(outcome: Outcome, ward: Ward) -> Result:
     )
 
 
-def held_by(error: GrayctlError) -> str:
+def held_by(error: GrayctlError | OSError) -> str:
     """Which part of the machinery failed, as in Held."""
     if isinstance(error, NginxError):
         return "nginx"
-    return "template" if isinstance(error, TemplateError) else "disk"
+    if isinstance(error, TemplateError):
+        return "template"
+    # StateError explains what the disk refused; a bare OSError is the machine's, such as too many open files
+    return "disk" if isinstance(error, GrayctlError) else "machine"
 
 
 def build_status(

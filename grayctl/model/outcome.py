@@ -32,7 +32,7 @@ class Held:
     """Nothing was tried: frozen, or the user's own configuration is broken, or nginx cannot be asked.
 
     Attributes:
-        by: `freeze`, `user-config`, `nginx`, `template` (the entry template), `disk`, `consul`.
+        by: `freeze`, `user-config`, `nginx`, `template` (the entry template), `disk`, `machine`, `consul`.
     """
 
     generation: int
