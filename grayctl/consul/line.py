@@ -60,6 +60,11 @@ class Line:
         return self.last_contact is not None and not self._failing
 
     @property
+    def failing(self) -> bool:
+        """Whether a fault is on: then nobody asks outside the common limit, healthy queries included."""
+        return bool(self._failing)
+
+    @property
     def denied(self) -> tuple[str, ...]:
         """The queries that the token may not ask, sorted."""
         return tuple(sorted(self._denied))

@@ -60,7 +60,7 @@ class Poll(Generic[T]):
     async def run(self) -> None:
         """Follow the query until cancelled. No fault of Consul ends this."""
         while True:
-            if self.memory.suspect:
+            if self.memory.suspect or self._line.failing:
                 await self._line.calm()
             reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait))
             await self._settle(reply, verdict)

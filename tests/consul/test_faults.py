@@ -144,7 +144,7 @@ async def test_an_outage_is_no_storm_and_leaks_nothing(make_consul: MakeConsul) 
                 agent.register(name, name, "10.0.0.1", 80, version="v2")
             await watch.until(lambda: all(is_second(watch, name) for name in names), "all", seconds=RECOVERY)
             await watch.until(lambda: watch.watcher.state.connected, "the line to be regained")
-            assert relay.busiest_second(mark) <= PER_SECOND
+            assert relay.busiest_second(mark) <= PER_SECOND, relay.timeline(mark)
             assert relay.open <= watch.watcher.state.long_polls + 8
             for name in names:
                 agent.register(name, name, "10.0.0.1", 80, version="v1")
@@ -163,7 +163,7 @@ async def test_a_path_that_dies_for_good_is_left(consul: Consul, unique: str) ->
             mark = time.monotonic()
             took = await sees_a_change(watch, consul, unique)
             assert took < RECOVERY
-            assert relay.busiest_second(mark) <= PER_SECOND
+            assert relay.busiest_second(mark) <= PER_SECOND, relay.timeline(mark)
             await watch.until(lambda: relay.open <= watch.watcher.state.long_polls + 8, "dead connections to be closed")
 
 
@@ -183,7 +183,7 @@ async def test_a_black_hole(consul: Consul, unique: str) -> None:
             assert watch.ids(unique) == [f"{unique}-1"]
             relay.heal()
             await sees_a_change(watch, consul, unique)
-            assert relay.busiest_second(mark) <= PER_SECOND
+            assert relay.busiest_second(mark) <= PER_SECOND, relay.timeline(mark)
 
 
 async def test_services_beyond_the_budget_are_followed_too(make_consul: MakeConsul) -> None:

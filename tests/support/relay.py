@@ -39,6 +39,10 @@ class Relay:
         """What was asked since `mark`."""
         return [path for at, path in self.requests if at >= mark]
 
+    def timeline(self, mark: float) -> str:
+        """What was asked when, for the message of a test that failed."""
+        return "\n".join(f"{at - mark:8.3f} {path}" for at, path in self.requests if at >= mark)
+
     def is_quiet(self, seconds: float) -> bool:
         """Whether nothing but the path check was asked in the last `seconds`."""
         return not [path for path in self.since(time.monotonic() - seconds) if "/v1/status/" not in path]
