@@ -27,7 +27,8 @@ T = TypeVar("T")
 HERE = Path(__file__).resolve().parent
 BASE_IN_EXAMPLES = "/srv/shop"
 SCRUBBED = re.compile(r"(CONSUL|GRAYCTL)_|(https?|all)_proxy$", re.IGNORECASE)
-FIRST_PORT, LAST_PORT, PORTS = 20000, 31000, 40
+# below the range of the tests (tests/support/ports.py), which may run beside it, and of outgoing connections
+FIRST_PORT, LAST_PORT, PORTS = 9000, 12000, 40
 FIRST_SHOP_PORT = 16
 REQUESTS_AT_ONCE, PAUSE_BETWEEN = 4, 0.02
 END_SECONDS = 5.0
@@ -318,7 +319,8 @@ async def opened(base: Path) -> AsyncIterator[Lab]:
 @contextlib.contextmanager
 def _port_block() -> Iterator[int]:
     """The first of `PORTS` free ports. An abstract socket reserves them against another lab and goes with us."""
-    for first in random.sample(range(FIRST_PORT, LAST_PORT, PORTS), k=100):
+    blocks = range(FIRST_PORT, LAST_PORT - PORTS + 1, PORTS)
+    for first in random.sample(blocks, k=len(blocks)):
         with socket.socket(socket.AF_UNIX) as reservation:
             try:
                 reservation.bind(f"\0grayctl-lab-{first}")
