@@ -42,6 +42,11 @@ def started(nginx: Nginx, store: Store, *, confirm_timeout: float = 10.0, keep: 
     return site
 
 
+def beyond_staging(steps: list[str]) -> list[str]:
+    """The steps without those of a flipped check, which stands in where there is no mount namespace."""
+    return [step for step in steps if not step.startswith("check-")]
+
+
 async def test_what_is_activated_is_served_and_recorded(nginx: Nginx, store: Store) -> None:
     site = started(nginx, store)
     steps: list[str] = []
@@ -49,7 +54,7 @@ async def test_what_is_activated_is_served_and_recorded(nginx: Nginx, store: Sto
     result = await apply(site, nginx.files("v1", http=LIMIT.format(key="$uri")))
     assert isinstance(result, Activated)
     assert result.proven
-    assert steps == ["checked", *ACTIVATION]
+    assert beyond_staging(steps) == ["checked", *ACTIVATION]
     assert serves(nginx, "v1")
     assert store.current_number() == 1
     assert site.proven
@@ -74,7 +79,7 @@ async def test_a_refused_key_change_is_rolled_back(nginx: Nginx, store: Store) -
     assert isinstance(result, RolledBack)
     assert "limit_req" in result.reason
     assert (result.generation, result.failed, result.restored) == (0, 1, True)
-    assert steps == ["checked", "pending", "flipped", "signalled", *ROLLBACK]
+    assert beyond_staging(steps) == ["checked", "pending", "flipped", "signalled", *ROLLBACK]
     assert serves(nginx, "v0")
     assert nginx.answers() == store.read(0).stamp
     assert not store.has_pending()
