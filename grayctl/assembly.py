@@ -42,11 +42,20 @@ async def assemble(settings: Settings, store: Store) -> Parts:
     site = Site(settings.nginx, settings.reload, store, facts, keep=settings.keep_generations)
     events.info("recovered", **(await site.recover()).event())
     renderer = Renderer(templates, settings, dialect(facts))
+    limits = Limits(facts.variables_hash_bucket_size)
     if store.current() is None:
-        stubs = {name: renderer.stub(stub(name, settings)) for name in settings.watch.exact}
+        stubs = {name: renderer.stub(stub(name, settings)) for name in settings.watch.exact if _fits(name, limits)}
         site.init(renderer.file_set(stubs), created=time.time())
-    converger = Converger(settings, renderer, store, site, Limits(facts.variables_hash_bucket_size))
+    converger = Converger(settings, renderer, store, site, limits)
     return Parts(facts, templates, site, converger)
+
+
+def _fits(service: str, limits: Limits) -> bool:
+    """Whether nginx can take the service's name: one that it cannot would make it refuse generation 0 as a whole."""
+    too_long = limits.refusal(service)
+    if too_long is not None:
+        log.get("start").error("service_refused", service=service, reason=too_long)
+    return too_long is None
 
 
 def dialect(facts: Facts) -> Dialect:

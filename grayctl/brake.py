@@ -24,7 +24,7 @@ def read_local(state_dir: Path) -> Freeze | None:
         return msgspec.json.decode(path.read_bytes(), type=Freeze)
     except FileNotFoundError:
         return None
-    except (OSError, msgspec.DecodeError) as error:
+    except (OSError, UnicodeDecodeError, msgspec.DecodeError) as error:
         raise StateError(f"{path}: cannot read the freeze: {error}. `grayctl unfreeze` removes it") from error
 
 
@@ -97,5 +97,5 @@ def _fleet(catalog: Catalog | None) -> Freeze | None:
         return None
     try:
         return msgspec.json.decode(entries[0].value, type=Freeze)
-    except msgspec.DecodeError as error:
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
         return Freeze(reason=f"{entries[0].key} is unreadable, which counts as frozen: {error}", scope="fleet")

@@ -13,6 +13,7 @@ from typing import Any
 
 import msgspec
 import yaml
+from yaml.reader import ReaderError
 
 from grayctl.errors import CatalogFileError
 from grayctl.model.catalog import Catalog, Health, Registration
@@ -40,16 +41,7 @@ def load(path: Path) -> Catalog:
     Raises:
         CatalogFileError: with file, line, key and what is allowed.
     """
-    try:
-        root = yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader)
-    except (OSError, UnicodeDecodeError) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
-        raise CatalogFileError(f"{path}: cannot read the catalog: {reason}") from error
-    except yaml.MarkedYAMLError as error:
-        line = error.problem_mark.line + 1 if error.problem_mark else "?"
-        raise CatalogFileError(f"{path}:{line}: this is no YAML: {error.problem}") from error
-    except yaml.YAMLError as error:
-        raise CatalogFileError(f"{path}: this is no YAML: {error}") from error
+    root = _compose(path)
     reader = _Reader(path)
     top = reader.mapping(root, "the file", "services")
     for key, (key_node, _) in top.items():
@@ -59,6 +51,26 @@ def load(path: Path) -> Catalog:
         raise reader.error(root, "services", "is missing. Write `services:` with a list of instances under each name")
     services = reader.mapping(top["services"][1], "services", "service names")
     return Catalog(services={name: reader.service(name, node) for name, (_, node) in services.items()})
+
+
+def _compose(path: Path) -> yaml.Node | None:
+    text = ""
+    try:
+        text = path.read_text(encoding="utf-8")
+        return yaml.compose(text, Loader=yaml.SafeLoader)
+    except (OSError, UnicodeDecodeError) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not UTF-8 text"
+        raise CatalogFileError(f"{path}: cannot read the catalog: {reason}") from error
+    except yaml.MarkedYAMLError as error:
+        line = error.problem_mark.line + 1 if error.problem_mark else "?"
+        raise CatalogFileError(f"{path}:{line}: this is no YAML: {error.problem}") from error
+    except ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise CatalogFileError(
+            f"{path}:{line}: this is no YAML: the character U+{error.character:04X} is not allowed"
+        ) from error
+    except RecursionError as error:
+        raise CatalogFileError(f"{path}:1: nested too deeply; an instance's field is the deepest there is") from error
 
 
 class _Reader:
@@ -79,10 +91,17 @@ class _Reader:
         for key_node, value_node in node.value:
             if not isinstance(key_node, yaml.ScalarNode):
                 raise self.error(key_node, key, "a key must be a text")
-            if key_node.value in found:
-                raise self.error(key_node, key_node.value, "stands here twice; keep one")
-            found[key_node.value] = (key_node, value_node)
+            name = self._text(key_node, key)
+            if name in found:
+                raise self.error(key_node, name, "stands here twice; keep one")
+            found[name] = (key_node, value_node)
         return found
+
+    def _text(self, node: yaml.ScalarNode, key: str) -> str:
+        text: str = node.value
+        if any("\ud800" <= letter <= "\udfff" for letter in text):  # "\ud83e" in double quotes: no UTF-8 has it
+            raise self.error(node, key, f"{text!a} holds half a character; write it whole")
+        return text
 
     def service(self, name: str, node: yaml.Node) -> tuple[Registration, ...]:
         """The registrations of one service, sorted; nothing after the colon means none."""
@@ -99,7 +118,7 @@ class _Reader:
                 raise self.error(key_node, f"services.{service}.{key}", f"unknown key. An instance has {_ALLOWED}")
         for key, (_, value) in fields.items():
             self._check_field(f"services.{service}.{key}", key, value)
-        raw = {key: self._plain(value) for key, (_, value) in fields.items()}
+        raw = {key: self._plain(f"services.{service}.{key}", value) for key, (_, value) in fields.items()}
         try:
             row = msgspec.convert(raw, _Instance, strict=False)
         except msgspec.ValidationError as error:
@@ -108,16 +127,18 @@ class _Reader:
 
     def _check_field(self, path: str, key: str, node: yaml.Node) -> None:
         try:
-            msgspec.convert({"id": "-", key: self._plain(node)}, _Instance, strict=False)
+            msgspec.convert({"id": "-", key: self._plain(path, node)}, _Instance, strict=False)
         except msgspec.ValidationError as error:
             raise self.error(node, path, str(error).partition(" - at ")[0]) from error
 
-    def _plain(self, node: yaml.Node) -> Any:
+    def _plain(self, path: str, node: yaml.Node, *, inner: bool = False) -> Any:
+        """A field's value. Within a list or mapping only texts are allowed, so that is as deep as this looks."""
+        if isinstance(node, yaml.ScalarNode):
+            return self._text(node, path)
         if isinstance(node, yaml.SequenceNode):
-            return [self._plain(one) for one in node.value]
-        if isinstance(node, yaml.MappingNode):
-            return {key: self._plain(value) for key, (_, value) in self.mapping(node, "meta", "texts").items()}
-        return node.value
+            return [] if inner else [self._plain(path, one, inner=True) for one in node.value]
+        fields = {} if inner else self.mapping(node, path, "texts")
+        return {key: self._plain(path, value, inner=True) for key, (_, value) in fields.items()}
 
 
 def _registration(service: str, row: _Instance) -> Registration:

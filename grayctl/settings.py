@@ -3,6 +3,7 @@
 Every message names the file, the line, the key, and what is allowed.
 """
 
+import ipaddress
 import os
 import re
 import socket
@@ -10,20 +11,23 @@ import tomllib
 from collections.abc import Mapping
 from difflib import get_close_matches
 from pathlib import Path
-from typing import Annotated, Any, cast, get_args, get_type_hints
+from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 from urllib.parse import urlsplit
 
 import msgspec
 from msgspec import Meta, Struct
 
 from grayctl.errors import SettingsError
+from grayctl.toml_lines import quoted, where
 
 DEFAULT_PATH = Path("/etc/grayctl/grayctl.toml")
+_MAX_PORT = 65535
+_T = TypeVar("_T")
 
-_DURATION = re.compile(r"(?P<figure>\d+(?:\.\d+)?)(?P<unit>ms|s|m|h)\Z")
+_DURATION = re.compile(r"(?P<figure>\d{1,9}(?:\.\d{1,9})?)(?P<unit>ms|s|m|h)\Z")
 _UNITS = {"ms": 0.001, "s": 1.0, "m": 60.0, "h": 3600.0}
 _SOURCE = re.compile(r"(meta:[A-Za-z0-9_-]+|tag:[^\s=]+=|weights)\Z")
-_BALANCE = re.compile(r"(round_robin|least_conn|ip_hash|random|hash [A-Za-z0-9_$:/.{}=&?-]+)\Z")
+_BALANCE = re.compile(r"(round_robin|least_conn|ip_hash|random|hash [A-Za-z0-9_$:/.{}=&?-]{1,255})\Z")
 _LISTEN = re.compile(r"(127\.\d+\.\d+\.\d+|\[::1\]):(\d+)\Z")
 
 
@@ -180,6 +184,11 @@ _SERVICE_DEFAULTS = ServiceSettings()
 
 # key path -> (test, what is allowed): what a type alone cannot say
 _RULES: dict[str, tuple[re.Pattern[str], str]] = {
+    # it stands in nginx's configuration
+    "state_dir": (
+        re.compile(r"[^\x00-\x1f\x7f\"'\\${};]+\Z"),
+        "a directory, without quotes, \\, $, braces, semicolons",
+    ),
     "watch.version_from": (_SOURCE, "meta:KEY, tag:PREFIX= or weights"),
     "watch.weight_from": (_SOURCE, "meta:KEY, tag:PREFIX= or weights"),
     "watch.backup_from": (_SOURCE, "meta:KEY or tag:PREFIX="),
@@ -237,22 +246,32 @@ def parse(text: str, name: str) -> Settings:
     try:
         raw = tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
-        raise SettingsError(f"{name}: this is no TOML: {error}") from error
+        line = re.search(r"at line (\d+)", str(error))
+        at = line[1] if line else text.count("\n") + 1  # the rest: "at end of document"
+        raise SettingsError(f"{name}:{at}: this is no TOML: {error}") from error
     _refuse_unknown(raw, Settings, "", text, name)
-    if "token" in raw.get("consul", {}):
-        where = _where(name, text, "consul.token")
+    if isinstance(raw.get("consul"), dict) and "token" in raw["consul"]:
         raise SettingsError(
-            f"{where}: a token does not belong in the settings; put it into a file and name that in token_file"
+            f"{where(name, text, 'consul.token')}: a token does not belong in the settings; "
+            "put it into a file and name that in token_file"
         )
-    try:
-        settings = msgspec.convert(raw, Settings, dec_hook=_decode)
-    except msgspec.ValidationError as error:
-        message, _, at = str(error).partition(" - at `")
-        key = re.sub(r"\[(\d+|\.\.\.)\]", "", at.rstrip("`").removeprefix("$").removeprefix("."))
-        raise SettingsError(f"{_where(name, text, key)}: {message}") from error
+    if isinstance(raw.get("services"), dict):  # one by one: msgspec does not name the key of a mapping
+        for service, body in raw["services"].items():
+            _convert(body, ServiceSettings, f"services.{quoted(service)}", text, name)
+    settings = _convert(raw, Settings, "", text, name)
     _check_rules(msgspec.to_builtins(settings, enc_hook=_encode), text, name)
     _check_ports(settings, text, name)
     return settings
+
+
+def _convert(raw: object, kind: type[_T], prefix: str, text: str, name: str) -> _T:
+    try:
+        return msgspec.convert(raw, kind, dec_hook=_decode)
+    except msgspec.ValidationError as error:
+        message, _, at = str(error).partition(" - at `")
+        inner = re.sub(r"\[(\d+|\.\.\.)\]", "", at.rstrip("`").removeprefix("$"))
+        key = f"{prefix}{inner}".removeprefix(".")
+        raise SettingsError(f"{where(name, text, key)}: {message}") from error
 
 
 def _decode(kind: type, value: object) -> object:
@@ -271,19 +290,19 @@ def _refuse_unknown(raw: Mapping[str, Any], kind: type, prefix: str, text: str, 
     """Refuse keys nobody reads: a typing error in a setting must not pass in silence."""
     hints = get_type_hints(kind)
     for key, value in raw.items():
-        path = f"{prefix}{key}"
+        path = f"{prefix}{quoted(key)}"
         if key not in hints:
             near = get_close_matches(key, hints, n=1)
             hint = f"Did you mean {near[0]}? " if near else ""
             allowed = ", ".join(sorted(set(hints) - {"token"}))
-            raise SettingsError(f"{_where(name, text, path)}: unknown setting. {hint}Allowed here: {allowed}")
+            raise SettingsError(f"{where(name, text, path)}: unknown setting. {hint}Allowed here: {allowed}")
         inner = hints[key]
         if isinstance(inner, type) and issubclass(inner, Struct) and isinstance(value, dict):
             _refuse_unknown(value, inner, f"{path}.", text, name)
         elif key == "services" and kind is Settings and isinstance(value, dict):
             for service, body in value.items():
                 if isinstance(body, dict):
-                    _refuse_unknown(body, get_args(inner)[1], f"{path}.{service}.", text, name)
+                    _refuse_unknown(body, get_args(inner)[1], f"{path}.{quoted(service)}.", text, name)
 
 
 def _check_rules(values: Mapping[str, Any], text: str, name: str) -> None:
@@ -291,7 +310,7 @@ def _check_rules(values: Mapping[str, Any], text: str, name: str) -> None:
         for concrete, value in _select(values, path.split("."), ""):
             for one in value if isinstance(value, list | tuple) else [value]:
                 if not pattern.match(one):
-                    raise SettingsError(f"{_where(name, text, concrete)}: {one!r} is not allowed. Write {allowed}")
+                    raise SettingsError(f"{where(name, text, concrete)}: {one!r} is not allowed. Write {allowed}")
 
 
 def _select(values: Mapping[str, Any], path: list[str], prefix: str) -> list[tuple[str, Any]]:
@@ -300,24 +319,35 @@ def _select(values: Mapping[str, Any], path: list[str], prefix: str) -> list[tup
     found: list[tuple[str, Any]] = []
     for key in keys:
         if rest:
-            found += _select(values[key], rest, f"{prefix}{key}.")
+            found += _select(values[key], rest, f"{prefix}{quoted(key)}.")
         else:
-            found.append((f"{prefix}{key}", values[key]))
+            found.append((f"{prefix}{quoted(key)}", values[key]))
     return found
 
 
 def _check_ports(settings: Settings, text: str, name: str) -> None:
-    """The marker, the four refusals and the metrics must not share a port."""
-    refuse = listen_address(settings.nginx.refuse)
-    taken = {(refuse[0], refuse[1] + offset): "nginx.refuse" for offset in range(4)}
-    for key, value in (("nginx.marker", settings.nginx.marker), ("metrics.listen", settings.metrics.listen)):
-        address = listen_address(value)
-        if address in taken:
-            raise SettingsError(
-                f"{_where(name, text, key)}: {value} is taken by {taken[address]} "
-                "(nginx.refuse takes four consecutive ports). Choose another port"
-            )
-        taken[address] = key
+    """The marker, the four refusals and the metrics must be addresses, and not share a port."""
+    taken: dict[tuple[str, int], str] = {}
+    for key, value, count in (
+        ("nginx.refuse", settings.nginx.refuse, 4),
+        ("nginx.marker", settings.nginx.marker, 1),
+        ("metrics.listen", settings.metrics.listen, 1),
+    ):
+        try:
+            host, port = listen_address(value)
+            ipaddress.ip_address(host)
+        except ValueError:
+            host, port = "", 0
+        if not 1 <= port <= _MAX_PORT + 1 - count:
+            allowed = f"{_RULES[key][1]}; ports go from 1 to {_MAX_PORT + 1 - count} here"
+            raise SettingsError(f"{where(name, text, key)}: {value!r} is not allowed. Write {allowed}")
+        for address in ((host, port + offset) for offset in range(count)):
+            if address in taken:
+                raise SettingsError(
+                    f"{where(name, text, key)}: {value} is taken by {taken[address]} "
+                    "(nginx.refuse takes four consecutive ports). Choose another port"
+                )
+            taken[address] = key
 
 
 def _finish(settings: Settings, env: Mapping[str, str]) -> Settings:
@@ -361,44 +391,6 @@ def listen_address(value: str) -> tuple[str, int]:
     """`127.0.0.1:8409` as ("127.0.0.1", 8409); IPv6 comes in brackets and leaves without."""
     parts = urlsplit(f"//{value}")
     return cast("str", parts.hostname), cast("int", parts.port)
-
-
-def _where(name: str, text: str, key: str) -> str:
-    line = line_of(text, key)
-    return f"{name}:{line}: {key}" if line else f"{name}: {key}"
-
-
-def line_of(text: str, key: str) -> int | None:
-    """The line of TOML `text` on which the dotted `key` stands, counted from 1; None when it cannot be found.
-
-    tomllib keeps no positions, so this follows table headers and key lines; that is exact for settings, which
-    hold neither multi-line strings nor arrays of tables.
-    """
-    wanted = key.split(".")
-    table: list[str] = []
-    best: int | None = None
-    for number, line in enumerate(text.splitlines(), 1):
-        stripped = line.strip()
-        if header := re.match(r"\[\s*([^\[\]]+?)\s*\]", stripped):
-            table = _key_parts(header[1])
-        elif assigned := re.match(
-            r"((?:[\w-]+|\"[^\"]*\"|'[^']*')(?:\s*\.\s*(?:[\w-]+|\"[^\"]*\"|'[^']*'))*)\s*=", stripped
-        ):
-            path = table + _key_parts(assigned[1])
-            if path == wanted:
-                return number
-            if path == wanted[: len(path)]:
-                best = number
-            continue
-        else:
-            continue
-        if table == wanted:
-            return number
-    return best
-
-
-def _key_parts(dotted: str) -> list[str]:
-    return [part.strip("\"'") for part in re.findall(r"[\w-]+|\"[^\"]*\"|'[^']*'", dotted)]
 
 
 def read_token(consul: ConsulSettings) -> Secret:

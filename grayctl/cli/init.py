@@ -6,6 +6,7 @@ from pathlib import Path
 import click
 
 from grayctl.cli.common import settings_of
+from grayctl.errors import SettingsError
 
 
 @click.command()
@@ -25,13 +26,17 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
     from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
     from grayctl.nginx.inspect import inspect  # noqa: PLC0415 -- as above
     from grayctl.nginx.site import Site  # noqa: PLC0415 -- as above
-    from grayctl.policy.resolve import stub  # noqa: PLC0415 -- as above
+    from grayctl.policy.resolve import Limits, stub  # noqa: PLC0415 -- as above
     from grayctl.render.fileset import Renderer  # noqa: PLC0415 -- as above
     from grayctl.render.templates import Templates  # noqa: PLC0415 -- as above
 
     settings = settings_of(ctx)
     names = sorted({*services, *settings.watch.exact})
     facts = inspect(settings.nginx, Path(settings.state_dir))
+    limits = Limits(facts.variables_hash_bucket_size)
+    for name in names:
+        if (too_long := limits.refusal(name)) is not None:
+            raise SettingsError(f"{name}: {too_long}")
     with Store(Path(settings.state_dir)).opened() as store:
         renderer = Renderer(Templates(settings.templates_dir), settings, dialect(facts))
         current = store.current()

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from grayctl.cli.common import Control, finish, json_option, settings_of
+from grayctl.cli.common import Control, finish, json_option, print_json, settings_of
 from grayctl.errors import StateError, TemplateError
 from grayctl.model.generation import GENERATION
 from grayctl.settings import Settings
@@ -41,30 +41,41 @@ def render(  # noqa: PLR0917 -- click passes options so
       grayctl render --catalog catalog.yaml --out preview
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     settings = settings_of(ctx)
+    if show_diff and as_json:
+        raise click.UsageError("--json goes without --diff: a difference is text")
+    if show_diff and catalog:
+        raise click.UsageError("--diff goes without --catalog: what stands came from Consul")
     if out and not catalog:
         raise click.UsageError("--out goes with --catalog: it is for offline previews")
     if catalog:
         from grayctl import catalog_file  # noqa: PLC0415 -- slow imports only where needed
 
-        _offline(settings, catalog_file.load(Path(catalog)), Path(out) if out else None)
+        _offline(settings, catalog_file.load(Path(catalog)), Path(out) if out else None, as_json=as_json)
     elif dry_run or show_diff:
-        _preview(settings, show_diff=show_diff)
+        _preview(settings, show_diff=show_diff, as_json=as_json)
     elif Control(settings).running():
         finish(Control(settings).act("/render"), as_json=as_json)
     else:
         finish(asyncio.run(_once(settings)), as_json=as_json)
 
 
-def _offline(settings: Settings, catalog: "Catalog", out: Path | None) -> None:
+def _offline(settings: Settings, catalog: "Catalog", out: Path | None, *, as_json: bool) -> None:
     import msgspec  # noqa: PLC0415 -- slow imports only where needed
 
+    from grayctl.model.tokens import Path as PathToken  # noqa: PLC0415 -- as above
+
     if out is not None:
+        try:
+            PathToken(str(out.absolute()))
+        except ValueError as error:
+            raise click.UsageError(f"--out: {error}") from error
         settings = msgspec.structs.replace(settings, state_dir=str(out.absolute()))
     files = _files(settings, catalog)
-    if out is None:
-        _print(files)
-    else:
+    if out is not None:
         _write(files, out)
+    if out is None or as_json:
+        _print(files, as_json=as_json)
+    else:
         click.echo(
             f"{out}: {len(files.objects)} services; include {out.absolute()}/http.conf in a http block to try it"
         )
@@ -82,12 +93,12 @@ def _write(files: "FileSet", out: Path) -> None:
         raise StateError(f"{error.filename or out}: cannot write the preview: {error.strerror}") from error
 
 
-def _preview(settings: Settings, *, show_diff: bool) -> None:
+def _preview(settings: Settings, *, show_diff: bool, as_json: bool) -> None:
     from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
 
     files = _files(settings, asyncio.run(_read_consul(settings)))
     if not show_diff:
-        _print(files)
+        _print(files, as_json=as_json)
         return
     store = Store(Path(settings.state_dir))
     current = store.current()
@@ -131,7 +142,11 @@ def _files(settings: Settings, catalog: "Catalog") -> "FileSet":
     return renderer.file_set(objects)
 
 
-def _print(files: "FileSet") -> None:
+def _print(files: "FileSet", *, as_json: bool) -> None:
+    if as_json:
+        objects = {service: one.content for service, one in files.objects.items()}
+        print_json({"digest": files.digest, "http": files.http, "stream": files.stream, "objects": objects})
+        return
     click.echo(f"# ---- http.conf\n{files.http}")
     for one in files.objects.values():
         click.echo(f"# ---- objects/{one.filename}\n{one.content}")

@@ -32,6 +32,7 @@ from grayctl.settings import ServiceSettings, Settings
 _POINTER = 8
 _ZONE_SMALLEST, _ZONE_BASE, _ZONE_PER_SERVER = 64, 32, 1.1  # KiB
 _LONGEST_PREFIX = len("gray_")
+_LONGEST_ID = 123  # what the tokens for variables take, whatever nginx would
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +44,22 @@ class Limits:
     @property
     def longest_id(self) -> int:
         """The longest service id whose variables fit into a bucket."""
-        return self.variables_hash_bucket_size - 2 * _POINTER - 2 - _LONGEST_PREFIX
+        return min(_LONGEST_ID, self.variables_hash_bucket_size - 2 * _POINTER - 2 - _LONGEST_PREFIX)
+
+    def refusal(self, service: str) -> str | None:
+        """Why a service's name is too long, and what to do; None when it is not."""
+        length = len(service_id(service))
+        if length <= self.longest_id:
+            return None
+        if length > _LONGEST_ID:
+            return f"its id has {length} characters, {_LONGEST_ID} are allowed; rename the service"
+        bucket = 2 * self.variables_hash_bucket_size
+        while Limits(bucket).longest_id < length:
+            bucket *= 2
+        return (
+            f"its id has {length} characters, nginx's variables hash takes {self.longest_id}; "
+            f"set 'variables_hash_bucket_size {bucket};' in the http block"
+        )
 
 
 def resolve(
@@ -74,11 +90,8 @@ def resolve(
         first = owner.setdefault(identity, service)
         if first != service:
             refused[service] = f"its id {identity!r} belongs to {first!r}; rename one of the two services"
-        elif len(identity) > limits.longest_id:
-            refused[service] = (
-                f"its id has {len(identity)} characters, nginx's variables hash takes {limits.longest_id}; "
-                f"set 'variables_hash_bucket_size {2 * limits.variables_hash_bucket_size};' in the http block"
-            )
+        elif (too_long := limits.refusal(service)) is not None:
+            refused[service] = too_long
         else:
             plan = resolve_service(
                 service, catalog.services.get(service, ()), catalog.names, known.get(service), settings

@@ -74,6 +74,8 @@ class Templates:
             raise template
         try:
             return template.render(variables)
+        except TemplateNotFound as error:
+            raise TemplateError(f"{self._place(template, error)}: there is no template {error}") from error
         # A template is foreign code: whatever it raises (a division by zero too) is its own fault, and named as such.
         except Exception as error:
             raise TemplateError(f"{self._place(template, error)}: {error}") from error

@@ -20,7 +20,7 @@ from grayctl.settings import ConsulSettings, Duration, Secret, Settings, load, p
         ("[watch]\nwait = 50", "f.toml:2: watch.wait: 50 is no duration"),
         ("[watch]\nmax_long_polls = 'many'", "f.toml:2: watch.max_long_polls: Expected `int`, got `str`"),
         ("[guard]\nmax_loss = 2", "f.toml:2: guard.max_loss: Expected `float` <= 1.0"),
-        ("node = ", "f.toml: this is no TOML: Invalid value"),
+        ("node = ", "f.toml:1: this is no TOML: Invalid value"),
         ("[watch]\nversion_from = ['tags']", "f.toml:2: watch.version_from: 'tags' is not allowed. Write meta:KEY"),
         (
             "[services.shop]\nbalance = 'fast'",
