@@ -25,7 +25,7 @@ class Finding(msgspec.Struct, frozen=True, kw_only=True):
 @click.command()
 @json_option
 @click.pass_context
-def check(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def check(ctx: click.Context, as_json: bool) -> None:
     """Look at settings, templates, state directory, nginx and Consul; change nothing.
 
     Exit code 1 when anything is a failure.
@@ -54,7 +54,7 @@ def _findings(settings: Settings) -> Iterator[Finding]:
 
 
 def _templates(settings: Settings) -> Iterator[Finding]:
-    from grayctl.render.templates import Templates  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.render.templates import Templates
 
     if settings.templates_dir and not Path(settings.templates_dir).is_dir():
         yield Finding(
@@ -71,10 +71,10 @@ def _templates(settings: Settings) -> Iterator[Finding]:
 
 
 def _nginx(settings: Settings) -> Iterator[Finding]:
-    from grayctl.nginx.check import check as test  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.nginx.check import namespace_allowed  # noqa: PLC0415 -- as above
-    from grayctl.nginx.inspect import inspect  # noqa: PLC0415 -- as above
-    from grayctl.nginx.process import find_master  # noqa: PLC0415 -- as above
+    from grayctl.nginx.check import check as test
+    from grayctl.nginx.check import namespace_allowed
+    from grayctl.nginx.inspect import inspect
+    from grayctl.nginx.process import find_master
 
     state_dir = Path(settings.state_dir)
     try:
@@ -131,7 +131,7 @@ def _nginx(settings: Settings) -> Iterator[Finding]:
 
 def _ports(settings: Settings) -> Iterator[Finding]:
     """The marker and the refusals must be nginx's: whoever else listens there makes every proof fail."""
-    from grayctl.nginx.confirm import ask_marker  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.nginx.confirm import ask_marker
 
     host, port = listen_address(settings.nginx.marker)
     if asyncio.run(ask_marker(host, port)):
@@ -154,7 +154,7 @@ def _ports(settings: Settings) -> Iterator[Finding]:
 
 
 async def _consul(settings: Settings) -> list[Finding]:
-    from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.consul.client import ConsulClient
 
     try:
         async with ConsulClient(settings.consul, connections=2) as client:

@@ -11,7 +11,7 @@ def completion(shell: str) -> None:
 
     Example: grayctl completion bash > /etc/bash_completion.d/grayctl
     """
-    from grayctl.cli import cli  # noqa: PLC0415 -- the group imports this module
+    from grayctl.cli import cli
 
     kind = get_completion_class(shell)
     if kind is None:

@@ -19,7 +19,7 @@ from grayctl.settings import Duration, Settings
 @click.option("--fleet", is_flag=True, help="Every node, through Consul, instead of this one.")
 @json_option
 @click.pass_context
-def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, as_json: bool) -> None:
     """Stop every change of what nginx serves, on this node or the fleet.
 
     Works without a daemon too: it finds the brake pulled when it starts.
@@ -44,7 +44,7 @@ def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, a
 @click.option("--fleet", is_flag=True, help="Remove the fleet's freeze instead of this node's.")
 @json_option
 @click.pass_context
-def unfreeze(ctx: click.Context, fleet: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def unfreeze(ctx: click.Context, fleet: bool, as_json: bool) -> None:
     """Let changes through again; what waited is applied at once.
 
     Example: grayctl unfreeze
@@ -66,16 +66,16 @@ def _made(reason: str, seconds: float | None, scope: str) -> Freeze:
 
 
 def _write_local(settings: Settings, wish: Freeze | None) -> None:
-    from grayctl import brake  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl import brake
 
     brake.write_local(Path(settings.state_dir), wish)
 
 
 def _fleet(settings: Settings, wish: Freeze | None) -> Result:
-    import asyncio  # noqa: PLC0415 -- slow imports only where needed
+    import asyncio
 
-    from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- as above
-    from grayctl.consul.store import delete_freeze, put_freeze, read_freeze  # noqa: PLC0415 -- as above
+    from grayctl.consul.client import ConsulClient
+    from grayctl.consul.store import delete_freeze, put_freeze, read_freeze
 
     async def act() -> bool:
         async with ConsulClient(settings.consul, connections=1) as client:

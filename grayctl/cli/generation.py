@@ -23,7 +23,7 @@ def generation() -> None:
 @generation.command("list")
 @json_option
 @click.pass_context
-def list_(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def list_(ctx: click.Context, as_json: bool) -> None:
     """List the generations that are kept; * is the one that stands.
 
     Example: grayctl generation list
@@ -45,7 +45,7 @@ def list_(ctx: click.Context, as_json: bool) -> None:  # noqa: FBT001 -- click p
 @click.argument("number", type=int, required=False)
 @json_option
 @click.pass_context
-def show(ctx: click.Context, number: int | None, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def show(ctx: click.Context, number: int | None, as_json: bool) -> None:
     """Show what generation NUMBER (default: the one that stands) makes nginx read.
 
     Example: grayctl generation show 42
@@ -82,7 +82,7 @@ def diff(ctx: click.Context, old: int, new: int | None) -> None:
 @click.argument("number", type=int)
 @json_option
 @click.pass_context
-def rollback(ctx: click.Context, number: int, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def rollback(ctx: click.Context, number: int, as_json: bool) -> None:
     """Serve what generation NUMBER served, and freeze, so that the next change does not undo it.
 
     Example: grayctl generation rollback 41
@@ -91,7 +91,7 @@ def rollback(ctx: click.Context, number: int, as_json: bool) -> None:  # noqa: F
 
 
 def _store(ctx: click.Context) -> "Store":
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.nginx.generations import Store
 
     return Store(Path(settings_of(ctx).state_dir))
 

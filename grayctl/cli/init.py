@@ -21,14 +21,14 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
 
     Example: grayctl init --service shop
     """
-    from grayctl.assembly import dialect  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.model.naming import service_id, service_slug  # noqa: PLC0415 -- as above
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
-    from grayctl.nginx.inspect import inspect  # noqa: PLC0415 -- as above
-    from grayctl.nginx.site import Site  # noqa: PLC0415 -- as above
-    from grayctl.policy.resolve import Limits, stub  # noqa: PLC0415 -- as above
-    from grayctl.render.fileset import Renderer  # noqa: PLC0415 -- as above
-    from grayctl.render.templates import Templates  # noqa: PLC0415 -- as above
+    from grayctl.assembly import dialect
+    from grayctl.model.naming import service_id, service_slug
+    from grayctl.nginx.generations import Store
+    from grayctl.nginx.inspect import inspect
+    from grayctl.nginx.site import Site
+    from grayctl.policy.resolve import Limits, stub
+    from grayctl.render.fileset import Renderer
+    from grayctl.render.templates import Templates
 
     settings = settings_of(ctx)
     names = sorted({*services, *settings.watch.exact})

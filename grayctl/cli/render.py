@@ -27,11 +27,11 @@ if TYPE_CHECKING:
 @click.pass_context
 def render(  # noqa: PLR0917 -- click passes options so
     ctx: click.Context,
-    dry_run: bool,  # noqa: FBT001 -- as above
-    show_diff: bool,  # noqa: FBT001 -- as above
+    dry_run: bool,
+    show_diff: bool,
     catalog: str | None,
     out: str | None,
-    as_json: bool,  # noqa: FBT001 -- as above
+    as_json: bool,
 ) -> None:
     """Converge once now: through the daemon where one runs, otherwise alone.
 
@@ -48,7 +48,7 @@ def render(  # noqa: PLR0917 -- click passes options so
     if out and not catalog:
         raise click.UsageError("--out goes with --catalog: it is for offline previews")
     if catalog:
-        from grayctl import catalog_file  # noqa: PLC0415 -- slow imports only where needed
+        from grayctl import catalog_file
 
         _offline(settings, catalog_file.load(Path(catalog)), Path(out) if out else None, as_json=as_json)
     elif dry_run or show_diff:
@@ -60,9 +60,9 @@ def render(  # noqa: PLR0917 -- click passes options so
 
 
 def _offline(settings: Settings, catalog: "Catalog", out: Path | None, *, as_json: bool) -> None:
-    import msgspec  # noqa: PLC0415 -- slow imports only where needed
+    import msgspec
 
-    from grayctl.model.tokens import Path as PathToken  # noqa: PLC0415 -- as above
+    from grayctl.model.tokens import Path as PathToken
 
     if out is not None:
         try:
@@ -94,7 +94,7 @@ def _write(files: "FileSet", out: Path) -> None:
 
 
 def _preview(settings: Settings, *, show_diff: bool, as_json: bool) -> None:
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
+    from grayctl.nginx.generations import Store
 
     files = _files(settings, asyncio.run(_read_consul(settings)))
     if not show_diff:
@@ -122,10 +122,10 @@ def _files(settings: Settings, catalog: "Catalog") -> "FileSet":
     Raises:
         TemplateError: naming every service that does not render.
     """
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.policy.resolve import Limits, resolve  # noqa: PLC0415 -- as above
-    from grayctl.render.fileset import Dialect, Renderer, known_of  # noqa: PLC0415 -- as above
-    from grayctl.render.templates import Templates  # noqa: PLC0415 -- as above
+    from grayctl.nginx.generations import Store
+    from grayctl.policy.resolve import Limits, resolve
+    from grayctl.render.fileset import Dialect, Renderer, known_of
+    from grayctl.render.templates import Templates
 
     store = Store(Path(settings.state_dir))
     current = store.current()
@@ -153,12 +153,12 @@ def _print(files: "FileSet", *, as_json: bool) -> None:
 
 
 async def _once(settings: Settings) -> "Result":
-    from grayctl import log  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.assembly import assemble  # noqa: PLC0415 -- as above
-    from grayctl.brake import Brake  # noqa: PLC0415 -- as above
-    from grayctl.converge import Wanted  # noqa: PLC0415 -- as above
-    from grayctl.nginx.generations import Store  # noqa: PLC0415 -- as above
-    from grayctl.report import result  # noqa: PLC0415 -- as above
+    from grayctl import log
+    from grayctl.assembly import assemble
+    from grayctl.brake import Brake
+    from grayctl.converge import Wanted
+    from grayctl.nginx.generations import Store
+    from grayctl.report import result
 
     log.configure(settings.log)
     with Store(Path(settings.state_dir)).opened() as store:
@@ -175,8 +175,8 @@ async def _read_consul(settings: Settings) -> "Catalog":
     Raises:
         ConsulError: after a few attempts.
     """
-    from grayctl.consul.client import ConsulClient  # noqa: PLC0415 -- slow imports only where needed
-    from grayctl.consul.once import read_catalog  # noqa: PLC0415 -- as above
+    from grayctl.consul.client import ConsulClient
+    from grayctl.consul.once import read_catalog
 
     async with ConsulClient(settings.consul, connections=1) as client:
         return await read_catalog(client, settings)

@@ -24,7 +24,7 @@ _SERVING = {"live": "green", "kept": "yellow", "refused": "red"}
 @click.option("--watch", is_flag=True, help="Refresh every second until Ctrl-C.")
 @json_option
 @click.pass_context
-def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) -> None:  # noqa: FBT001 -- click passes flags so
+def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) -> None:
     """Show what nginx serves, and why.
 
     With SERVICE: its instances, and what is wrong with registrations.
@@ -63,7 +63,7 @@ def _ask(settings: Settings) -> Status:
     try:
         return Control(settings).status()
     except ControlError:
-        from grayctl.report import disk_status  # noqa: PLC0415 -- slow imports only without a daemon
+        from grayctl.report import disk_status
 
         report = disk_status(settings)
         if report.generation is None:
