@@ -12,12 +12,13 @@ def notify(**fields: str) -> None:
     address = os.environ.get("NOTIFY_SOCKET")
     if not address:
         return
-    message = "\n".join(f"{name}={value}" for name, value in fields.items()).encode()
+    # A line break in a text that repeats somebody's words must not begin a field of its own.
+    message = "\n".join(f"{name}={' '.join(value.splitlines())}" for name, value in fields.items())
     target = f"\0{address[1:]}" if address.startswith("@") else address
     with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC) as sender:
         sender.setblocking(False)  # noqa: FBT003 -- socket takes no keyword
         try:
-            sender.sendto(message, target)
+            sender.sendto(message.encode("utf-8", "replace"), target)
         except OSError:
             return
 

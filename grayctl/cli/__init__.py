@@ -1,5 +1,6 @@
 """The command line: one file a command group, loaded only when its command runs, so that --help is quick."""
 
+import os
 import sys
 from importlib import import_module
 
@@ -56,6 +57,8 @@ def cli(ctx: click.Context, config: str | None) -> None:
       grayctl freeze --reason 'peak'   touch nothing
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     ctx.obj = config
+    if os.environ.get("NO_COLOR"):  # click does not look, rich does
+        ctx.color = False
 
 
 def main() -> None:

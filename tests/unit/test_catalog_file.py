@@ -31,6 +31,27 @@ def test_scalars_are_taken_as_written(tmp_path: Path) -> None:
     [
         ("services: [", ":1: this is no YAML: "),
         ("services:\n  shop:\n   - {id: a\n", "this is no YAML: "),
+        ("services:\n\tshop: []", ":2: this is no YAML: found character '\\t'"),
+        ("services:\n  shop: [{id: a\x07}]", ":2: this is no YAML: the character U+0007 is not allowed"),
+        ("a: 1\n---\nb: 2", ":2: this is no YAML: but found another document"),
+        ("services: " + "[" * 5000, ":1: nested too deeply"),
+        ("services: []", ":1: services: must be a mapping of service names"),
+        ("services: {[a]: []}", ":1: services: a key must be a text"),
+        ("services:\n  shop:\n    - 5", ":3: services.shop: must be a mapping of id, address"),
+        ("services:\n  shop:\n    - id: a\n      tags: x", ":4: services.shop.tags: Expected `array`, got `str`"),
+        (
+            "services:\n  shop:\n    - id: a\n      meta: {a: [1]}",
+            ":4: services.shop.meta: Expected `str`, got `array`",
+        ),
+        (
+            "services:\n  shop:\n    - id: a\n      meta: &a {x: *a}",
+            ":4: services.shop.meta: Expected `str`, got `object`",
+        ),
+        (
+            'services:\n  shop:\n    - id: "\\ud83e"',
+            ":3: services.shop.id: '\\ud83e' holds half a character",
+        ),
+        ('services:\n  "\\udd80": []', ":2: services: '\\udd80' holds half a character"),
         ("", ":1: the file: must be a mapping of services"),
         ("servics: {}", ":1: servics: unknown key. Allowed here: services"),
         ("services:\n  shop: 5", ":2: services.shop: must be a list of instances; an instance has id"),
@@ -52,3 +73,11 @@ def test_a_mistake_is_named(tmp_path: Path, text: str, message: str) -> None:
 def test_a_missing_file_is_named(tmp_path: Path) -> None:
     with pytest.raises(CatalogFileError, match="cannot read the catalog: No such file"):
         load(tmp_path / "none.yaml")
+    (tmp_path / "latin.yaml").write_bytes(b"\xff")
+    with pytest.raises(CatalogFileError, match="not UTF-8"):
+        load(tmp_path / "latin.yaml")
+
+
+def test_json_is_read_too(tmp_path: Path) -> None:
+    catalog = load(write(tmp_path, '{"services": {"shop": [{"id": "a", "port": 80, "version": 1.10, "weight": 5}]}}'))
+    assert dict(catalog.services["shop"][0].meta) == {"version": "1.10", "weight": "5"}

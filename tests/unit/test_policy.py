@@ -1,5 +1,6 @@
 """Admission and resolve, as tables: PROMISES' rules for registrations, and what a service becomes."""
 
+import re
 from typing import Any
 
 import msgspec
@@ -76,6 +77,10 @@ def test_a_registration_that_fails_is_dropped_and_named_and_stops_nobody(
         ({"meta": (("weight", "20"),), "tags": ("weight=30",)}, 20, False),
         ({"weights": (7, 1)}, 7, False),
         ({"meta": (("weight", ""),), "weights": (7, 1)}, 7, False),
+        ({"weights": (7, 3), "health": Health.WARNING}, 3, False),
+        ({"weights": (65536, 1)}, 1, True),
+        ({"tags": ("weight=abc",), "weights": (7, 1)}, 1, True),
+        ({"meta": (("weight", " 5"),)}, 1, True),
         ({"meta": (("weight", "65535"),)}, 65535, False),
         ({"meta": (("weight", "65536"),)}, 1, True),
         ({"meta": (("weight", "abc"),)}, 1, True),
@@ -86,7 +91,8 @@ def test_a_registration_that_fails_is_dropped_and_named_and_stops_nobody(
     ],
 )
 def test_a_weight_that_cannot_be_read_counts_as_one(fields: dict[str, Any], weight: int, *, noted: bool) -> None:
-    admitted = admit([registration(**fields)], {}, WATCH)
+    watch = msgspec.structs.replace(WATCH, include_warning=True)
+    admitted = admit([registration(**fields)], {}, watch)
     assert [server.weight for server in admitted.healthy] == [weight]
     assert [(finding.field, finding.dropped) for finding in admitted.findings] == (
         [(FieldFault.WEIGHT, False)] if noted else []
@@ -131,6 +137,35 @@ def test_one_address_registered_twice_is_merged() -> None:
     for rows in ([old, new], [new, old]):
         (server,) = admit(rows, {}, WATCH).healthy
         assert (server.instance, server.version, server.weight) == ("new", "v2", 9)
+
+
+def test_only_those_that_serve_are_merged() -> None:
+    """A sick or refused registration of the same address lends neither its version nor its weight."""
+    good = registration(id="good", meta=(("version", "v1"),), created=1)
+    sick = registration(id="sick", meta=(("version", "v2"), ("weight", "9")), health=Health.CRITICAL, created=2)
+    bad = registration(id="bad", meta=(("version", "v 3"), ("weight", "9")), created=3)
+    (server,) = admit([good, sick, bad], {}, WATCH).healthy
+    assert (server.instance, server.version, server.weight) == ("good", "v1", 1)
+
+
+def test_of_equally_old_registrations_of_one_address_the_order_never_shows() -> None:
+    rows = [registration(id=name, meta=(("version", name),)) for name in ("v1", "v2", "v3")]
+    assert admit(rows, {}, WATCH) == admit(rows[::-1], {}, WATCH)
+
+
+def test_sources_are_asked_in_the_order_of_the_settings() -> None:
+    watch = msgspec.structs.replace(WATCH, version_from=("tag:rel=", "meta:build"), weight_from=("weights",))
+    one = registration(tags=("rel=7",), meta=(("build", "8"), ("version", "9"), ("weight", "50")), weights=(4, 1))
+    other = registration(address="10.0.0.2", meta=(("build", "8"),))
+    assert [(one.version, one.weight) for one in admit([one, other], {}, watch).healthy] == [("7", 4), ("8", 1)]
+
+
+@pytest.mark.parametrize(
+    ("value", "backup"), [("true", True), ("1", True), ("YES", True), ("false", False), ("", False)]
+)
+def test_who_is_a_backup(value: str, *, backup: bool) -> None:
+    (server,) = admit([registration(meta=(("backup", value),))], {}, WATCH).healthy
+    assert server.backup is backup
 
 
 def test_a_name_with_several_addresses_is_several_servers() -> None:
@@ -186,6 +221,21 @@ def test_a_name_too_long_for_nginxs_hash_is_refused_with_the_line_to_write(
     plan = resolve(Catalog(services={name: (registration(),)}), {}, Settings(), Limits(bucket))
     assert (name in plan.services) is fits
     assert fits or "variables_hash_bucket_size 128;" in plan.refused[name]
+
+
+@pytest.mark.parametrize("bucket", [64, 128, 256, 512, 4096])
+@pytest.mark.parametrize("length", [41, 42, 105, 106, 123, 124, 233, 300, 1000])
+def test_a_long_name_stops_nobody_and_its_advice_helps(length: int, bucket: int) -> None:
+    name = "s" * length
+    catalog = Catalog(services={name: (registration(),), "shop": (registration(),)})
+    plan = resolve(catalog, {}, Settings(), Limits(bucket))
+    assert "shop" in plan.services
+    assert (name in plan.services) is not (name in plan.refused)
+    advice = re.search(r"variables_hash_bucket_size (\d+);", plan.refused.get(name, ""))
+    if advice:
+        assert name in resolve(catalog, {}, Settings(), Limits(int(advice[1]))).services
+    elif name in plan.refused:
+        assert "123 are allowed; rename" in plan.refused[name]
 
 
 def test_backups_never_stand_alone_nor_beside_a_method_that_knows_none() -> None:

@@ -97,12 +97,62 @@ def test_a_template_that_fails_on_data_fails_one_service(tmp_path: Path, text: s
     assert f"services/shop.conf.j2:{line}: " in str(failed["shop"])
 
 
-@pytest.mark.parametrize("text", ["{% for x in %}", "{{ a", "{{ service|safe }}", "{{ service|escape }}"])
+@pytest.mark.parametrize(
+    "text",
+    ["{% for x in %}", "{{ a"]
+    + [f"{{{{ service|{name} }}}}" for name in ("safe", "escape", "e", "forceescape", "tojson", "urlize", "xmlattr")],
+)
 def test_a_template_that_does_not_compile_is_named(tmp_path: Path, text: str) -> None:
     templates = override(tmp_path, "service.conf.j2", "\n" + text)
     assert f"{tmp_path}/service.conf.j2:2: " in str(templates.broken[SERVICE])
     objects, failed = Renderer(templates, Settings(), Dialect()).objects(PLAN)
     assert (set(objects), set(failed)) == (set(), {"shop", "other"})
+
+
+@pytest.mark.parametrize(
+    ("part", "place", "message"),
+    [
+        ("\n\n{{ nothing }}", "part.j2:3", "'nothing' is undefined"),
+        ("\n{{ service.text }}", "part.j2:2", "a template may print tokens and integers only"),
+        ("\n\n\n{% for %}", "part.j2:4", "Expected an expression"),
+        (None, "services/shop.conf.j2:2", "there is no template part.j2"),
+    ],
+)
+def test_a_mistake_in_an_included_file_is_named_where_it_stands(
+    tmp_path: Path, part: str | None, place: str, message: str
+) -> None:
+    if part is not None:
+        (tmp_path / "part.j2").write_text(part, encoding="utf-8")
+    templates = override(tmp_path, "services/shop.conf.j2", '\n{% include "part.j2" %}')
+    _, failed = Renderer(templates, Settings(), Dialect()).objects(PLAN)
+    assert str(failed["shop"]).startswith(f"{tmp_path}/{place}: {message}")
+
+
+@pytest.mark.parametrize(
+    ("text", "written"),
+    [
+        ('{% include "part.j2" %}', "in shop"),
+        ('{% from "macros.j2" import note %}{{ note(variable) }}', "[$gray_shop]"),
+        ("{% macro m() %}{{ caller() }}{% endmacro %}{% call m() %}<{{ service }}>{% endcall %}", "<shop>"),
+        ("{% for one in upstreams %}{{ loop.index }}{% endfor %}", "1"),
+        ("{% set x %}a{% endset %}{{ x }}", "a"),
+        ('{% extends "base.j2" %}{% block a %}{{ service }}{% endblock %}', "-shop-"),
+        ('{% include "stream.conf.j2" %}.', "."),
+    ],
+)
+def test_macros_includes_and_blocks_work(tmp_path: Path, text: str, written: str) -> None:
+    (tmp_path / "part.j2").write_text("in {{ service }}", encoding="utf-8")
+    (tmp_path / "macros.j2").write_text("{% macro note(x) %}[{{ x }}]{% endmacro %}", encoding="utf-8")
+    (tmp_path / "base.j2").write_text("-{% block a %}{% endblock %}-", encoding="utf-8")
+    templates = override(tmp_path, "services/shop.conf.j2", text)
+    objects, failed = Renderer(templates, Settings(), Dialect()).objects(PLAN)
+    assert not failed
+    assert objects["shop"].content.split("\n", 1)[1] == written
+
+
+def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
+    (tmp_path / "service.conf.j2").write_bytes(b"\xff")
+    assert "service.conf.j2: cannot read the template" in str(Templates(str(tmp_path)).broken[SERVICE])
 
 
 def test_the_entry_template_belongs_to_all(tmp_path: Path) -> None:
