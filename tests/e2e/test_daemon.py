@@ -25,7 +25,7 @@ def test_weights_make_the_shares(edge: Edge) -> None:
     edge.up()
     wait_until(lambda: edge.serves("a", "b"), "both serve")
     # two workers share the upstream's zone, so round robin is exact over the whole
-    assert edge.served(80) == {"a": 60, "b": 20}
+    wait_until(lambda: edge.served(80) == {"a": 60, "b": 20}, "three to one")
     edge.backend("b", version="v2", weight=3)
     wait_until(lambda: edge.served(60) == {"a": 30, "b": 30}, "the new weight serves")
 
