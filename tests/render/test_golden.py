@@ -4,6 +4,7 @@
 """
 
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -12,8 +13,10 @@ from pathlib import Path
 import pytest
 
 from tests.support.nginx import BINARY
+from tests.support.ports import free_ports
 from tests.support.process import clean_env
 
+DIGEST = re.compile(r"\bpreview [0-9a-f]{16}\b")
 GOLDEN = Path(__file__).parents[1] / "golden"
 CASES = sorted(path.name for path in GOLDEN.iterdir())
 
@@ -44,9 +47,19 @@ def _render(case: str, folder: Path) -> Path:
 
 
 def _contents(out: Path) -> dict[str, str]:
-    """Objects and snippets by name; the entry file is the same for all but for paths and ports."""
-    paths = [*out.glob("objects/*"), *out.glob("snippets/*")]
-    return {str(path.relative_to(out)): path.read_text(encoding="utf-8") for path in sorted(paths)}
+    """Every file by name, with the digest and the directory, which differ from run to run, made the same."""
+    texts = {str(path.relative_to(out)): path.read_text(encoding="utf-8") for path in sorted(out.rglob("*.conf"))}
+    return {name: DIGEST.sub("preview DIGEST", text.replace(str(out), "/OUT")) for name, text in texts.items()}
+
+
+def _locations(out: Path) -> str:
+    """A location for each service, as its owner writes it: the snippet, and the variable that its object defines."""
+    found = ""
+    for path in sorted(out.glob("objects/*.conf")):
+        slug = path.name.rpartition("-")[0]
+        (variable,) = re.findall(r'split_clients "" (\$gray_\w+)', path.read_text(encoding="utf-8"))
+        found += f'location /{len(found)} {{ include "{out}/snippets/{slug}.conf"; proxy_pass http://{variable}; }}\n'
+    return found
 
 
 @pytest.mark.parametrize("case", CASES)
@@ -62,7 +75,8 @@ def test_the_output_is_as_expected_and_nginx_accepts_it(case: str, tmp_path: Pat
     conf = tmp_path / "nginx.conf"
     conf.write_text(
         f"pid {tmp_path}/pid; error_log {tmp_path}/error.log; events {{}}\n"
-        f"http {{ access_log off; include {out}/http.conf; }}\n",
+        f"http {{ access_log off; include {out}/http.conf;\n"
+        f"server {{ listen 127.0.0.1:{free_ports(1)[0]};\n{_locations(out)}}} }}\n",
         encoding="utf-8",
     )
     tested = subprocess.run([BINARY, "-t", "-c", conf], capture_output=True, text=True, timeout=60, check=False)
