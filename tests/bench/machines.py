@@ -13,6 +13,7 @@ from threading import Thread
 from typing import Any
 
 from tests.support.consul import Consul
+from tests.support.nginx import BINARY
 from tests.support.ports import free_block, free_ports
 from tests.support.process import start, stop, wait_until
 
@@ -86,7 +87,7 @@ http {{
         raise NotImplementedError
 
     def launch_nginx(self) -> None:
-        self.launch(["nginx", "-c", self.conf, "-g", "daemon off;"], signal.SIGTERM)
+        self.launch([BINARY, "-c", self.conf, "-g", "daemon off;"], signal.SIGTERM)
         wait_until((self.folder / "nginx.pid").exists, f"the nginx of {self.name} is up")
 
     def answer(self) -> str:
@@ -120,6 +121,7 @@ address = "{self.consul.address}"
 [watch]
 services = ["{self.service}"]
 [nginx]
+binary = "{BINARY}"
 conf = "{self.conf}"
 marker = "127.0.0.1:{marker}"
 refuse = "127.0.0.1:{free_block(4)}"
@@ -161,7 +163,7 @@ class ConsulTemplate(Contender):
         output.write_text("upstream bench { server 127.0.0.1:9; }\n", encoding="utf-8")
         self.write_conf(f"include {output};", "bench")
         self.launch_nginx()
-        reload = f"nginx -t -q -c {self.conf} && nginx -s reload -c {self.conf}"
+        reload = f"{BINARY} -t -q -c {self.conf} && {BINARY} -s reload -c {self.conf}"
         (self.folder / "ct.hcl").write_text(
             f"""consul {{ address = "{self.consul.address.removeprefix("http://")}" }}
 template {{

@@ -48,6 +48,10 @@ def test_scalars_are_taken_as_written(tmp_path: Path) -> None:
             ":4: services.shop.meta: Expected `str`, got `object`",
         ),
         (
+            "services:\n  shop:\n    - id: a\n      tags: &a [*a]",
+            ":4: services.shop.tags: Expected `str`, got `array`",
+        ),
+        (
             'services:\n  shop:\n    - id: "\\ud83e"',
             ":3: services.shop.id: '\\ud83e' holds half a character",
         ),

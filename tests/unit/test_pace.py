@@ -63,3 +63,16 @@ def test_changes_slower_than_the_interval_do_not_widen_it() -> None:
         assert pace.due() == now
         pace = pace.taken().done(now, reloaded=True)
     assert pace.interval == 0.2
+
+
+def test_an_urgent_change_stays_urgent_when_others_join_it() -> None:
+    waiting = RELOADED_AT_100.changed(100.05, urgent=True).changed(100.06)
+    assert waiting.due() == 100.05
+    assert RELOADED_AT_100.changed(100.05).changed(100.06, urgent=True).due() == 100.05
+
+
+def test_a_change_that_waited_through_a_long_converge_is_not_kept_longer() -> None:
+    pace = RELOADED_AT_100.changed(101.0).taken().changed(101.1).done(109.0, reloaded=True)
+    due = pace.due()
+    assert due is not None
+    assert due <= 101.1 + 2.0

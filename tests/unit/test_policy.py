@@ -213,6 +213,13 @@ def test_of_two_names_with_one_id_the_published_one_stays() -> None:
     assert "belongs to 'shop.api'" in published.refused["shop-api"]
 
 
+def test_of_many_new_names_with_one_id_the_first_by_name_is_taken() -> None:
+    names = [f"shop{sign}api" for sign in "!#%&+,-.:;=@^~"]
+    for order in (names, names[::-1]):
+        plan = resolve(Catalog(services={name: (registration(),) for name in order}), {}, Settings(), Limits())
+        assert set(plan.services) == {min(names)}
+
+
 @pytest.mark.parametrize(("length", "bucket", "fits"), [(41, 64, True), (42, 64, False), (42, 128, True)])
 def test_a_name_too_long_for_nginxs_hash_is_refused_with_the_line_to_write(
     length: int, bucket: int, *, fits: bool

@@ -196,3 +196,13 @@ def test_one_change_renders_one_object() -> None:
     after, _ = renderer.objects(resolve(changed, {}, Settings(), Limits(), PLAN))
     assert after["other"] is before["other"]
     assert after["shop"] is not before["shop"]
+
+
+def test_the_order_of_objects_never_shows_and_a_snippet_is_part_of_the_digest(tmp_path: Path) -> None:
+    renderer = Renderer(Templates(), Settings(), Dialect())
+    objects, _ = renderer.objects(PLAN)
+    backwards = dict(reversed(objects.items()))
+    assert renderer.file_set(backwards) == renderer.file_set(objects)
+    assert list(renderer.file_set(backwards).objects) == ["other", "shop"]
+    own = Renderer(override(tmp_path, "snippet.conf.j2", "# mine\n"), Settings(), Dialect())
+    assert own.file_set(own.objects(PLAN)[0]).digest != renderer.file_set(objects).digest
