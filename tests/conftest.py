@@ -6,7 +6,7 @@ import pytest
 
 from tests.support.process import SCRUBBED
 
-pytest_plugins = ["tests.support.consul", "tests.support.nginx", "tests.support.edge"]
+pytest_plugins = ["tests.support.consul", "tests.support.nginx", "tests.support.edge", "tests.support.ordeal"]
 
 
 @pytest.fixture(autouse=True)

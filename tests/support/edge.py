@@ -58,6 +58,7 @@ class Edge:
         self.config = folder / "grayctl.toml"
         self.log = folder / "grayctl.log"
         self.metrics_port = free_ports(1)[0]
+        self.consul_address = consul.address  # a proxy's, where something stands between
         self.process: subprocess.Popen[bytes] | None = None
         self.backends: dict[str, Backend] = {}
         self.configure()
@@ -69,7 +70,7 @@ class Edge:
 node = "edge-test"
 state_dir = "{self.nginx.state_dir}"
 [consul]
-address = "{self.consul.address}"
+address = "{self.consul_address}"
 prefix = "{self.folder.name}"
 [watch]
 {watch}

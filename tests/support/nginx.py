@@ -265,6 +265,7 @@ class Prober:
     path: str = "/version"
     bodies: list[str] = field(default_factory=list)
     failed: int = 0
+    paused: bool = False
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -282,6 +283,8 @@ class Prober:
 
     def _run(self) -> None:
         while not self._stop.wait(0.02):
+            if self.paused:
+                continue
             body = self.nginx.get(self.path)
             self.bodies.append(body)
             self.failed += not body
