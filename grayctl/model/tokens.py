@@ -14,6 +14,7 @@ _VARIABLE = re.compile(r"[a-z0-9_]{1,128}\Z")
 _EXPRESSION = re.compile(r"[A-Za-z0-9_$:/.{}=&?-]{1,255}\Z")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\"'\\${};]*\Z")
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+_LONGEST_NOTE = 500  # nginx refuses a comment beyond 4096 bytes; a character has up to four, and notes share a line
 
 
 def _demand(pattern: re.Pattern[str], text: str, what: str) -> None:
@@ -120,14 +121,15 @@ class Seconds:
 
 @dataclass(frozen=True, slots=True, order=True)
 class Note:
-    """Free text for a comment; control characters are shown, never printed."""
+    """Free text for a comment; control characters are shown, never printed, and what is endless is cut."""
 
     text: str
 
     @property
     def printable(self) -> str:
-        """The text on one line."""
-        return _UNPRINTABLE.sub(lambda found: f"\\x{ord(found.group()):02x}", self.text)
+        """The text on one line, with at most 500 characters."""
+        shown = _UNPRINTABLE.sub(lambda found: f"\\x{ord(found.group()):02x}", self.text)
+        return shown if len(shown) <= _LONGEST_NOTE else f"{shown[: _LONGEST_NOTE - 3]}..."
 
 
 Token = Word | Variable | Expression | Address | Path | Seconds | Note
