@@ -20,7 +20,6 @@ from grayctl.settings import Settings
 class Parts:
     """What converges one node."""
 
-    facts: Facts
     templates: Templates
     site: Site
     converger: Converger
@@ -47,7 +46,7 @@ async def assemble(settings: Settings, store: Store) -> Parts:
         stubs = {name: renderer.stub(stub(name, settings)) for name in settings.watch.exact if _fits(name, limits)}
         site.init(renderer.file_set(stubs), created=time.time())
     converger = Converger(settings, renderer, store, site, limits)
-    return Parts(facts, templates, site, converger)
+    return Parts(templates, site, converger)
 
 
 def _fits(service: str, limits: Limits) -> bool:

@@ -6,9 +6,11 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from grayctl.errors import TemplateError
+import msgspec
+
+from grayctl.errors import StateError, TemplateError
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import FileSet, Manifest, Object
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
@@ -16,6 +18,8 @@ from grayctl.model.plan import Known, Plan
 from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
+from grayctl.policy.admission import present
+from grayctl.policy.guard import Guard, Hold
 from grayctl.policy.resolve import Limits, resolve, stub
 from grayctl.quarantine import Ward, culprit, substitute
 from grayctl.render.fileset import ObjectHeader, Renderer, known_of, read_header
@@ -93,6 +97,7 @@ class Converger:
         self.plan: Plan | None = None
         self.ward = Ward()
         self.load()
+        self._guard = Guard.after_start({name: one.servers for name, one in self._known.items()}, monotonic())
 
     def load(self) -> None:
         """Take what the current generation serves as the last good state."""
@@ -131,7 +136,7 @@ class Converger:
             TemplateError: the entry template, which all services share, fails; nginx serves on.
         """
         began = self._monotonic()
-        self.plan = resolve(wanted.catalog, self._known, self._settings, self._limits, self.plan)
+        self.plan = self._resolve(wanted.catalog, began)
         rendered, failed = self._renderer.objects(self.plan)
         ward = self._judge(self.plan, rendered, failed, retry=wanted.retry)
         while True:
@@ -164,6 +169,59 @@ class Converger:
         if not checked.ok:
             return self._reject(files, "; ".join(checked.messages))
         return await self._activate(candidate, files, self.ward, {"check": checked.seconds})
+
+    async def forget(self, service: str, wanted: Wanted) -> Outcome:
+        """Converge without a published service whose name nothing needs any more.
+
+        Returns:
+            As `converge`; Rejected when nginx refuses to go without it, since its configuration still refers to it.
+        """
+        known, guard = self._known, self._guard
+        rest = {name: found for name, found in wanted.catalog.services.items() if name != service}
+        self._known = {name: one for name, one in known.items() if name != service}
+        self._guard = guard.forget(service)
+        outcome = await self.converge(replace(wanted, catalog=msgspec.structs.replace(wanted.catalog, services=rest)))
+        if not isinstance(outcome, Applied):
+            self._known, self._guard = known, guard
+        return outcome
+
+    def demand_forgettable(self, service: str, catalog: Catalog) -> None:
+        """Tell why a service cannot be forgotten, if it cannot.
+
+        Raises:
+            StateError: it is not published, or it would come back at once.
+        """
+        if service not in self._known:
+            published = ", ".join(sorted(self._known)) or "none"
+            raise StateError(f"no service {service!r} is published here; published are: {published}")
+        if catalog.services.get(service):
+            raise StateError(f"{service!r} has registered instances and would come back at once: deregister them first")
+        if service in self._settings.watch.exact:
+            raise StateError(
+                f"{service!r} stands in watch.services and would come back at once: take it out there first"
+            )
+
+    # ------------------------------------------------------------ the guard
+
+    @property
+    def hold(self) -> Hold | None:
+        """The disappearance that the guard does not believe yet; at its `until` a converge is due."""
+        return self._guard.hold
+
+    def accept_losses(self) -> Hold | None:
+        """Believe what the guard holds, from the next converge on; returns what was held."""
+        held = self._guard.hold
+        self._guard = self._guard.accept(self._monotonic())
+        return held
+
+    def _resolve(self, catalog: Catalog, now: float) -> Plan:
+        """The Plan, in which what the guard keeps stands beside what is healthy."""
+        limits = self._settings.guard
+        there = {name: present(found, catalog.names) for name, found in catalog.services.items()}
+        self._guard = self._guard.judge(there, limits, now)
+        plan = resolve(catalog, self._known, self._settings, self._limits, self.plan, guarded=self._guard.kept())
+        self._guard = self._guard.learn({name: one.known for name, one in plan.services.items()}, limits, now)
+        return plan
 
     # ------------------------------------------------------------ before the candidate
 

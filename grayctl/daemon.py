@@ -10,32 +10,30 @@ from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
-import structlog
+import msgspec
 
 from grayctl import __version__, brake, log, systemd
-from grayctl.assembly import assemble, dialect
+from grayctl.applier import RETRY_CEILING, RETRY_FIRST, Applier
+from grayctl.assembly import Parts, assemble, dialect
 from grayctl.brake import Brake
 from grayctl.consul.client import ConsulClient
-from grayctl.consul.watch import Wake, Watcher
-from grayctl.converge import Wanted
+from grayctl.consul.watch import Watcher
 from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError, TemplateError
-from grayctl.metrics import ConsulObserver, Metrics, outcome_name
-from grayctl.model.catalog import Catalog, Freeze
-from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.metrics import ConsulObserver, Metrics
+from grayctl.model.catalog import Freeze
+from grayctl.model.outcome import Applied, Rejected
 from grayctl.model.report import Result, Status
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
-from grayctl.pace import Pace
 from grayctl.policy.resolve import Limits
 from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
-from grayctl.report import build_status, fields, held_by, result, summary
+from grayctl.report import build_status, disk_status, held_by, result, summary
 from grayctl.serve import Faces, control_app, metrics_app
 from grayctl.settings import Settings, load
 
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
-_RETRY_FIRST, _RETRY_CEILING = 1.0, 10.0
 
 
 def _heard_alike(one: Settings, other: Settings) -> bool:
@@ -54,19 +52,9 @@ class Daemon:
         self._metrics = Metrics()
         self._brake = Brake(self._state_dir)
         self._started = time.time()
-        self._catalog: Catalog | None = None
-        self._wake: Wake | None = None
-        self._pace = Pace(settings.reload.min_interval, settings.reload.max_delay)
-        self._retry_at: float | None = None
-        self._retry_delay = _RETRY_FIRST
-        self._news = asyncio.Event()
-        self._converging = asyncio.Lock()
+        self._applier = Applier(settings.reload, self._brake, self._metrics)
         self._stop = asyncio.Event()
-        self._last: Outcome | None = None
-        self._frozen: Freeze | None = None
         self._watcher: Watcher | None = None
-        self._told: dict[str, str] = {}
-        self._cause = "retry"
 
     async def run(self) -> int:
         """Start, serve until asked to stop, stop. Returns the exit code.
@@ -76,7 +64,8 @@ class Daemon:
             GrayctlError: what must be there at the start is not.
         """
         with Store(self._state_dir).opened() as store:
-            await self._start(store)
+            self._store = store
+            self._log.info("started", version=__version__, node=self._settings.node, pid=os.getpid())
             async with self._listening(), self._signals():
                 tasks = [
                     asyncio.create_task(one, name=name)
@@ -92,15 +81,28 @@ class Daemon:
 
     # ------------------------------------------------------------ start and stop
 
-    async def _start(self, store: Store) -> None:
-        self._store = store
-        parts = await assemble(self._settings, store)
-        self._facts, self._site, self._converger = parts.facts, parts.site, parts.converger
-        self._broken_templates = set(parts.templates.broken)
-        self._log.info(
-            "started", version=__version__, node=self._settings.node, pid=os.getpid(), nginx=self._facts.version
-        )
-        systemd.notify(STATUS="waiting for a complete catalog from Consul")
+    async def _apply(self) -> None:
+        """Put the parts together, however long nginx or the disk do not let us, then apply what is heard."""
+        self._applier.parts = await self._assembled()
+        await self._applier.run()
+
+    async def _assembled(self) -> Parts:
+        delay = RETRY_FIRST
+        while True:
+            try:
+                async with self._applier.busy:
+                    parts = await assemble(self._settings, self._store)
+            except (NginxError, StateError, TemplateError, OSError) as error:
+                if str(error) != self._applier.blocked:
+                    self._log.error("cannot_begin", held_by=held_by(error), error=str(error), retry="until it can")
+                    systemd.notify(STATUS=f"cannot begin: {error}")
+                self._applier.blocked = str(error)
+                await asyncio.sleep(delay)
+                delay = min(RETRY_CEILING, 2 * delay)
+            else:
+                self._log.info("assembled", nginx=parts.site.facts.version, staging=parts.site.staging)
+                systemd.notify(STATUS="waiting for a complete catalog from Consul")
+                return parts
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for the signal; a task that ends before it is a defect, and its exception is raised."""
@@ -112,7 +114,7 @@ class Daemon:
                 task.result()
         finally:
             systemd.notify(STOPPING="1", STATUS="finishing the change under way")
-            async with self._converging:  # an activation under way is finished or reverted, never cut
+            async with self._applier.busy:  # an activation under way is finished or reverted, never cut
                 for task in [stop, *tasks]:
                     task.cancel()
             await asyncio.gather(stop, *tasks, return_exceptions=True)
@@ -159,7 +161,7 @@ class Daemon:
             settings = self._settings
             observer = ConsulObserver(self._metrics)
             async with ConsulClient(settings.consul, connections=settings.watch.max_long_polls) as client:
-                self._watcher = Watcher(client, settings, self._heard, observer=observer)
+                self._watcher = Watcher(client, settings, self._applier.heard, observer=observer)
                 watching = asyncio.create_task(self._watcher.run())
                 try:
                     while _heard_alike(settings, self._settings) and not watching.done():
@@ -170,87 +172,16 @@ class Daemon:
                     watching.cancel()
                     await asyncio.gather(watching, return_exceptions=True)
 
-    def _heard(self, wake: Wake) -> None:
-        earlier = self._wake
-        if earlier is not None:  # still waiting: one converge for both, timed from the first
-            wake = replace(wake, at=earlier.at, changed=earlier.changed | wake.changed)
-        self._wake, self._catalog = wake, wake.catalog
-        policy = any(name.startswith("kv:") for name in wake.changed)
-        self._pace = self._pace.changed(time.monotonic(), urgent=policy)
-        self._news.set()
-
-    async def _apply(self) -> None:
-        while True:
-            await self._converge(retry=await self._until_due())
-
-    async def _until_due(self) -> bool:
-        """Sleep until a change or a retry is due; True for a retry."""
-        while True:
-            self._news.clear()
-            due = self._pace.due()
-            times = [at for at in (due, self._retry_at) if at is not None]
-            wait = min(times) - time.monotonic() if times else None
-            if wait is not None and wait <= 0:
-                return due is None or (self._retry_at is not None and self._retry_at <= time.monotonic())
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait)
-
-    async def _converge(self, *, retry: bool = False, cause: str = "") -> Outcome:
-        async with self._converging:
-            wake, catalog = self._wake, self._catalog
-            if catalog is None:
-                return Held(self._number, "consul", "no complete catalog from Consul yet")
-            self._wake, self._pace = None, self._pace.taken()
-            began = time.monotonic()
-            woke = wake.at if wake else began
-            trace_id = wake.trace_id if wake else uuid.uuid4().hex[:16]
-            cause = cause or (wake.cause if wake else self._cause)
-            self._cause = "retry"
-            self._frozen = self._brake.standing(catalog)
-            with structlog.contextvars.bound_contextvars(trace_id=trace_id):
-                try:
-                    outcome = await self._converger.converge(Wanted(catalog, self._frozen, cause, trace_id, retry))
-                except (StateError, NginxError, TemplateError, OSError) as error:
-                    outcome = Held(self._number, held_by(error), str(error))
-                self._record(outcome, began - woke, time.monotonic() - woke, cause)
-            return outcome
-
-    def _record(self, outcome: Outcome, waited: float, total: float, cause: str) -> None:
-        now = time.monotonic()
-        self._pace = self._pace.done(now, reloaded=isinstance(outcome, Applied | RolledBack))
-        if isinstance(outcome, Held | Rejected | RolledBack) or self._converger.ward.cases:
-            self._retry_at = now + self._retry_delay
-            self._retry_delay = min(_RETRY_CEILING, 2 * self._retry_delay)
-        else:
-            self._retry_at, self._retry_delay = None, _RETRY_FIRST
-        self._metrics.record(outcome, waited, total)
-        if self._converger.plan is not None:
-            self._metrics.describe(self._converger.plan, len(self._converger.ward.cases))
-        if outcome != self._last and not isinstance(outcome, Unchanged):
-            level = self._log.info if isinstance(outcome, Applied) else self._log.warning
-            level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
-            systemd.notify(STATUS=summary(outcome))
-        self._last = outcome
-        self._tell_quarantine()
-
-    def _tell_quarantine(self) -> None:
-        """One event for each service that entered or left quarantine."""
-        reasons = self._converger.ward.reasons()
-        for service in reasons.keys() - self._told.keys():
-            self._log.error("quarantined", service=service, reason=reasons[service], served="its last good object")
-        for service in self._told.keys() - reasons.keys():
-            self._log.info("quarantine_left", service=service)
-        self._told = reasons
-
     async def _follow_nginx(self) -> None:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
         while True:
             await asyncio.sleep(_NOTICE_EVERY)
-            if self._converging.locked():
+            parts = self._applier.parts
+            if parts is None or self._applier.busy.locked():
                 continue
-            async with self._converging:
+            async with self._applier.busy:
                 try:
-                    noticed = await self._site.notice()
+                    noticed = await parts.site.notice()
                 except (StateError, NginxError, OSError) as error:
                     self._log.warning("nginx_unknown", error=str(error))
                     continue
@@ -278,57 +209,59 @@ class Daemon:
         systemd.notify(READY="1")
 
     async def _adopt(self, settings: Settings) -> None:
-        templates = Templates(settings.templates_dir)
-        fresh = {name: error for name, error in templates.broken.items() if name not in self._broken_templates}
-        if fresh:
-            raise SettingsError("; ".join(str(error) for error in fresh.values()))
+        parts = self._applier.parts
+        if parts is not None:
+            await self._reconfigure(parts, settings)
         for key in ("state_dir", "metrics", "control", "node"):
             if getattr(settings, key) != getattr(self._settings, key):
                 self._log.warning("needs_restart", setting=key)
-        async with self._converging:
-            self._facts = await asyncio.to_thread(inspect, settings.nginx, self._state_dir)
-            self._site.reconfigure(settings.nginx, settings.reload, self._facts)
-            self._broken_templates = set(templates.broken)
-            renderer = Renderer(templates, settings, dialect(self._facts))
-            self._converger.reconfigure(settings, renderer, Limits(self._facts.variables_hash_bucket_size))
         self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
         self._settings = settings
-        self._cause = "settings and templates were read again"
-        self._pace = Pace(settings.reload.min_interval, settings.reload.max_delay)
-        self._ask_for_converge()
+        self._applier.repace(settings.reload)
+        self._applier.ask("settings and templates were read again")
 
-    def _ask_for_converge(self) -> None:
-        """Something else than Consul changed; before the first catalog there is nothing to converge to."""
-        if self._catalog is not None:
-            self._pace = self._pace.changed(time.monotonic())
-            self._news.set()
+    async def _reconfigure(self, parts: Parts, settings: Settings) -> None:
+        templates = Templates(settings.templates_dir)
+        fresh = [error for name, error in templates.broken.items() if name not in parts.templates.broken]
+        if fresh:
+            raise SettingsError("; ".join(map(str, fresh)))
+        async with self._applier.busy:
+            facts = await asyncio.to_thread(inspect, settings.nginx, self._state_dir)
+            parts.site.reconfigure(settings.nginx, settings.reload, facts)
+            renderer = Renderer(templates, settings, dialect(facts))
+            parts.converger.reconfigure(settings, renderer, Limits(facts.variables_hash_bucket_size))
+            self._applier.parts = replace(parts, templates=templates)
 
     # ------------------------------------------------------------ the desk (serve.Desk)
 
     def status(self) -> Status:
         """Everything `grayctl status` shows."""
+        applier = self._applier
+        if applier.parts is None:
+            stands = disk_status(self._settings)
+            return msgspec.structs.replace(stands, daemon=True, pid=os.getpid(), warnings=(f"held: {applier.blocked}",))
         return build_status(
             settings=self._settings,
             started=self._started,
-            converger=self._converger,
-            site=self._site,
-            facts=self._facts,
+            parts=applier.parts,
             watcher=self._watcher,
-            catalog=self._catalog,
-            freeze=self._brake.standing(self._catalog),
-            last=summary(self._last) if self._last else "nothing was applied yet",
+            catalog=applier.catalog,
+            freeze=self._brake.standing(applier.catalog),
+            last=summary(applier.last) if applier.last else "nothing was applied yet",
         )
 
     def ready(self) -> str:
         """Empty when ready, else why not."""
-        if self._catalog is None:
+        if self._applier.parts is None:
+            return self._applier.blocked
+        if self._applier.catalog is None:
             return "no complete catalog from Consul yet"
-        return "" if self._last is not None else "the first catalog is being applied"
+        return "" if self._applier.last is not None else "the first catalog is being applied"
 
     async def render(self) -> Result:
         """Re-read settings and templates, and converge now."""
         await self._adopt(load(self._config))
-        return result(await self._converge(retry=True, cause="grayctl render"), self._converger.ward)
+        return result(await self._applier.converge(retry=True, cause="grayctl render"), self._applier.ward)
 
     async def freeze(self, *, seconds: float | None, reason: str, author: str) -> Result:
         """Pull this node's brake."""
@@ -342,33 +275,64 @@ class Daemon:
         """Release this node's brake."""
         brake.write_local(self._state_dir, None)
         self._log.warning("unfrozen")
-        self._cause = "unfreeze"
-        self._ask_for_converge()
+        self._applier.ask("unfreeze")
         return Result(outcome="done", message="unfrozen: what changed meanwhile is applied now")
 
     async def roll_back(self, number: int, author: str) -> Result:
         """Serve an earlier generation, and freeze so that the next change does not undo it."""
-        async with self._converging:
+        converger = self._equipped().converger
+        async with self._applier.busy:
             self._store.read(number)
             reason = f"generation rollback to {number}"
             brake.write_local(self._state_dir, Freeze(reason=reason, author=author, since=time.time()))
             began = time.monotonic()
-            outcome = await self._converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
-            self._record(outcome, 0.0, time.monotonic() - began, reason)
-        return result(outcome, self._converger.ward)
+            outcome = await converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
+            self._applier.record(outcome, 0.0, time.monotonic() - began, reason)
+        return result(outcome, self._applier.ward)
+
+    async def forget(self, service: str, author: str) -> Result:
+        """End the name of a service that nothing needs any more."""
+        self._equipped()
+        outcome = await self._applier.forget(service)
+        if isinstance(outcome, Applied):
+            self._log.warning("forgotten", service=service, author=author)
+            if self._watcher is not None:
+                self._watcher.forget(service)
+        answer = result(outcome, self._applier.ward)
+        if not isinstance(outcome, Rejected):
+            return answer
+        advice = f"Your nginx configuration still refers to {service}: remove those lines, then forget it"
+        return msgspec.structs.replace(answer, message=f"{answer.message}\n{advice}")
+
+    async def accept_losses(self, author: str) -> Result:
+        """Believe the disappearance that the guard holds."""
+        held = self._equipped().converger.accept_losses()
+        if held is None:
+            return Result(outcome="unchanged", message="the guard holds nothing")
+        self._log.warning("guard_accepted", author=author, lost=held.lost, known=held.known)
+        return result(await self._applier.converge(cause="guard accept"), self._applier.ward)
 
     # ------------------------------------------------------------ small things
 
-    @property
-    def _number(self) -> int:
-        return self._converger.serving.number if self._converger.serving else 0
+    def _equipped(self) -> Parts:
+        """The parts.
+
+        Raises:
+            StateError: they could not be put together yet.
+        """
+        if self._applier.parts is None:
+            raise StateError(f"grayctl cannot begin: {self._applier.blocked}")
+        return self._applier.parts
 
     def _refresh_metrics(self) -> None:
-        metrics, watcher = self._metrics, self._watcher
-        metrics.frozen.set(self._brake.standing(self._catalog) is not None)
-        metrics.nginx_up.set(self._site.master is not None)
-        metrics.generation.set(self._number)
-        metrics.proven.set(self._site.proven)
+        metrics, watcher, applier = self._metrics, self._watcher, self._applier
+        metrics.frozen.set(self._brake.standing(applier.catalog) is not None)
+        if applier.parts is not None:
+            metrics.nginx_up.set(applier.parts.site.master is not None)
+            metrics.generation.set(applier.number)
+            metrics.proven.set(applier.parts.site.proven)
+            metrics.old_workers.set(applier.parts.site.lingering)
+            metrics.guard_holding.set(applier.parts.converger.hold is not None)
         if watcher is not None:
             metrics.consul_up.set(watcher.state.connected)
             metrics.long_polls.set(watcher.state.long_polls)

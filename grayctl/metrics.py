@@ -60,6 +60,9 @@ class Metrics:
         self.quarantined = gauge("grayctl_quarantined_services", "Services that stay at their last good object.")
         self.services = gauge("grayctl_services", "Services published, by where their servers come from.", "serving")
         self.dropped = gauge("grayctl_dropped_instances", "Instances dropped for their registration.", "service")
+        self.guarded = gauge("grayctl_guarded_instances", "Absent instances that the guard keeps in use.", "service")
+        self.guard_holding = gauge("grayctl_guard_holding", "1 while a mass disappearance is kept back.")
+        self.old_workers = gauge("grayctl_nginx_old_workers", "Workers of earlier generations that still finish.")
         self.frozen = gauge("grayctl_frozen", "1 while a freeze stands.")
         self.nginx_up = gauge("grayctl_nginx_up", "1 while the nginx master runs.")
         self.consul_up = gauge("grayctl_consul_up", "1 while Consul answers.")
@@ -92,7 +95,10 @@ class Metrics:
         for serving in Serving:
             self.services.labels(serving).set(servings.count(serving))
         self.dropped.clear()
+        self.guarded.clear()
         for service, one in plan.services.items():
+            if one.guarded:
+                self.guarded.labels(service).set(len(one.guarded))
             dropped = {finding.instance for finding in one.findings if finding.dropped}
             if dropped:
                 self.dropped.labels(service).set(len(dropped))

@@ -1,12 +1,13 @@
 """Builds what `grayctl status` shows, and puts outcomes into words."""
 
 import os
+import time
 from dataclasses import asdict, replace
 from pathlib import Path
 
 from grayctl import __version__
+from grayctl.assembly import Parts
 from grayctl.consul.watch import Watcher
-from grayctl.converge import Converger
 from grayctl.errors import EXIT_REFUSED, GrayctlError, NginxError, TemplateError
 from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
@@ -17,6 +18,7 @@ from grayctl.model.report import (
     ConsulReport,
     FreezeReport,
     GenerationReport,
+    GuardReport,
     NginxReport,
     Result,
     ServerReport,
@@ -24,8 +26,7 @@ from grayctl.model.report import (
     Status,
 )
 from grayctl.nginx.generations import Store
-from grayctl.nginx.inspect import Facts
-from grayctl.nginx.site import Site
+from grayctl.policy.guard import Hold
 from grayctl.quarantine import Case, Ward
 from grayctl.render.fileset import ObjectHeader, read_header
 from grayctl.settings import Settings
@@ -81,15 +82,14 @@ def build_status(
     *,
     settings: Settings,
     started: float,
-    converger: Converger,
-    site: Site,
-    facts: Facts,
+    parts: Parts,
     watcher: Watcher | None,
     catalog: Catalog | None,
     freeze: Freeze | None,
     last: str,
 ) -> Status:
     """The daemon's own view."""
+    converger, site = parts.converger, parts.site
     plan, ward = converger.plan, converger.ward
     services = tuple(
         _service(
@@ -113,9 +113,9 @@ def build_status(
         started=started,
         generation=_generation(converger.serving, proven=site.proven),
         nginx=NginxReport(
-            version=facts.version,
-            binary=str(facts.binary),
-            conf=str(facts.conf),
+            version=site.facts.version,
+            binary=str(site.facts.binary),
+            conf=str(site.facts.conf),
             pid=site.master.pid if site.master else None,
             staging=site.staging,
             orphans=len(site.orphans),
@@ -126,6 +126,7 @@ def build_status(
         else FreezeReport(
             reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
         ),
+        guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
         warnings=refused + policies,
@@ -137,7 +138,7 @@ def disk_status(settings: Settings) -> Status:
     store = Store(Path(settings.state_dir))
     serving = store.current()
     services = []
-    for name, one in (store.objects(serving) if serving else {}).items():
+    for name, one in (store.objects(serving, whole=False) if serving else {}).items():
         header = read_header(one.content)
         servers = header.servers() if header else ()
         services.append(
@@ -160,6 +161,13 @@ def disk_status(settings: Settings) -> Status:
         services=tuple(services),
         warnings=("no daemon answers: this is what the state directory says",),
     )
+
+
+def _guard(hold: Hold | None) -> GuardReport | None:
+    if hold is None:
+        return None
+    epoch = time.time() - time.monotonic()
+    return GuardReport(lost=hold.lost, known=hold.known, since=epoch + hold.since, until=epoch + hold.until)
 
 
 def _generation(manifest: Manifest | None, *, proven: bool) -> GenerationReport | None:

@@ -42,12 +42,24 @@ class Desk(Protocol):
     async def roll_back(self, number: int, author: str) -> Result:
         """Serve an earlier generation and freeze."""
 
+    async def forget(self, service: str, author: str) -> Result:
+        """End the name of a service that nothing needs any more."""
+
+    async def accept_losses(self, author: str) -> Result:
+        """Believe the disappearance that the guard holds."""
+
 
 class FreezeRequest(msgspec.Struct, forbid_unknown_fields=True):
     """The body of POST /freeze."""
 
     seconds: float | None = None
     reason: str = ""
+
+
+class ForgetRequest(msgspec.Struct, forbid_unknown_fields=True):
+    """The body of POST /forget."""
+
+    service: str
 
 
 class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
@@ -99,6 +111,14 @@ def control_app(desk: Desk) -> web.Application:
         wish = msgspec.json.decode(await request.read(), type=RollbackRequest)
         return _json(await desk.roll_back(wish.generation, author))
 
+    async def forget(request: web.Request) -> web.Response:
+        author = _demand_writer(request)
+        wish = msgspec.json.decode(await request.read(), type=ForgetRequest)
+        return _json(await desk.forget(wish.service, author))
+
+    async def accept_losses(request: web.Request) -> web.Response:
+        return _json(await desk.accept_losses(_demand_writer(request)))
+
     app = web.Application(middlewares=[_explain_errors])
     app.add_routes(
         [
@@ -107,6 +127,8 @@ def control_app(desk: Desk) -> web.Application:
             web.post("/freeze", freeze),
             web.post("/unfreeze", unfreeze),
             web.post("/rollback", roll_back),
+            web.post("/forget", forget),
+            web.post("/guard/accept", accept_losses),
         ]
     )
     return app

@@ -124,6 +124,7 @@ class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     max_loss: Share = 0.5
     min_instances: Count = 10
+    window: Duration = Duration(30.0)
     hold: Duration = Duration(300.0)
 
 

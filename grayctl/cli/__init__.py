@@ -19,6 +19,8 @@ _COMMANDS = {
     "generation": ("generation", "List, show, compare and roll back generations."),
     "freeze": ("freeze", "Stop every change, on this node or the fleet."),
     "unfreeze": ("freeze", "Let changes through again."),
+    "guard": ("guard", "Let go what the guard keeps in use."),
+    "forget": ("forget", "End the name of a service that nothing needs any more."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 

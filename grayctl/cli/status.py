@@ -115,6 +115,10 @@ def _head(report: Status) -> Table:
             "FROZEN",
             Text(f"{report.freeze.scope}, {until}: {report.freeze.reason or 'no reason given'}", style="bold red"),
         )
+    if report.guard is not None:
+        held = f"{report.guard.lost} of {report.guard.known} instances are absent all at once and stay in use"
+        advice = f"for {_age(-report.guard.until, future=True)} more; if it is meant: grayctl guard accept"
+        grid.add_row("GUARD", Text(f"{held} {advice}", style="bold red"))
     if report.last_outcome:
         grid.add_row("last", report.last_outcome)
     return grid
@@ -159,9 +163,8 @@ def _remarks(one: ServiceReport) -> list[RenderableType]:
     remarks: list[RenderableType] = []
     if one.quarantine:
         since = f" for {_age(one.quarantined_since)}" if one.quarantined_since else ""
-        remarks.append(
-            Text(f"{one.service}: in quarantine{since}, its last good object is served: {one.quarantine}", style="red")
-        )
+        served = "503 is answered" if one.serving == "refused" else "its last good object is served"
+        remarks.append(Text(f"{one.service}: in quarantine{since}, {served}: {one.quarantine}", style="red"))
     remarks += [Text(f"{one.service}: {finding}", style="yellow") for finding in one.findings]
     return remarks
 

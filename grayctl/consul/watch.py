@@ -252,6 +252,10 @@ class Watcher:
         if self._stop(poll) and (cold := self._cold()):
             self._start(self._services[cold[0]])
 
+    def forget(self, name: str) -> None:
+        """Publish a service no more that is gone: its name was taken out of what nginx serves."""
+        self._gone.discard(name)
+
     def _hot(self) -> int:
         return sum(poll in self._running for poll in self._services.values())
 

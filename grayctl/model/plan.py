@@ -106,6 +106,7 @@ class ServicePlan:
     Attributes:
         id: the service name in [a-z0-9_], as in `$gray_<id>`.
         known: the servers that were healthy last, for `keep_last` after a restart.
+        guarded: those of the servers that are absent and kept by the guard.
         notices: one line each, for status.
     """
 
@@ -117,6 +118,7 @@ class ServicePlan:
     known: tuple[Server, ...]
     findings: tuple[Finding, ...] = ()
     notices: tuple[str, ...] = ()
+    guarded: tuple[Server, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)

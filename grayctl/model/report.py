@@ -73,6 +73,15 @@ class FreezeReport(msgspec.Struct, frozen=True, kw_only=True):
     scope: str
 
 
+class GuardReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A mass disappearance that the guard keeps back: `lost` of `known` instances; times are wall clock."""
+
+    lost: int
+    known: int
+    since: float
+    until: float
+
+
 class Status(msgspec.Struct, frozen=True, kw_only=True):
     """All of it. `daemon` is false when no daemon answered and only the disk was read."""
 
@@ -85,6 +94,7 @@ class Status(msgspec.Struct, frozen=True, kw_only=True):
     nginx: NginxReport | None = None
     consul: ConsulReport | None = None
     freeze: FreezeReport | None = None
+    guard: GuardReport | None = None
     last_outcome: str = ""
     services: tuple[ServiceReport, ...] = ()
     warnings: tuple[str, ...] = ()

@@ -95,6 +95,11 @@ class Site:
         return "namespace" if self._namespace else "flip"
 
     @property
+    def lingering(self) -> int:
+        """How many workers of earlier generations still finish what they have."""
+        return sum(worker.leaving for worker in workers(self.master)) if self.master else 0
+
+    @property
     def proven(self) -> bool:
         """Whether nginx has answered the generation that stands."""
         state = self.store.state()

@@ -66,6 +66,16 @@ def admit(
     )
 
 
+def present(registrations: Iterable[Registration], names: Mapping[str, tuple[str, ...]]) -> frozenset[Address]:
+    """The addresses that are registered, healthy or not, on nodes whose own check has not failed."""
+    return frozenset(
+        Address(ip, one.port)
+        for one in registrations
+        if not one.node_failed and 1 <= one.port <= MAX_PORT
+        for ip in _addresses(host_of(one), names)
+    )
+
+
 def is_healthy(registration: Registration, *, include_warning: bool) -> bool:
     """Passing, or warning where the settings say that warning serves; maintenance never."""
     return registration.health is Health.PASSING or (include_warning and registration.health is Health.WARNING)

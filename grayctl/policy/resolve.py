@@ -68,6 +68,8 @@ def resolve(
     settings: Settings,
     limits: Limits,
     before: Plan | None = None,
+    *,
+    guarded: Mapping[str, tuple[Server, ...]] | None = None,
 ) -> Plan:
     """Decide what nginx shall do for every service that is watched or was published.
 
@@ -78,6 +80,7 @@ def resolve(
         limits: of the nginx at hand.
         before: the previous Plan; a service whose plan comes out equal keeps its very object, so that whoever
             caches by identity need not compare.
+        guarded: absent servers that the guard keeps in use, by service.
 
     Returns:
         A plan for every service, or the reason why one cannot have any (an id taken by another, a name too long).
@@ -94,7 +97,12 @@ def resolve(
             refused[service] = too_long
         else:
             plan = resolve_service(
-                service, catalog.services.get(service, ()), catalog.names, known.get(service), settings
+                service,
+                catalog.services.get(service, ()),
+                catalog.names,
+                known.get(service),
+                settings,
+                guarded=(guarded or {}).get(service, ()),
             )
             earlier = before.services.get(service) if before else None
             services[service] = earlier if earlier == plan else plan
@@ -107,13 +115,16 @@ def resolve_service(
     names: Mapping[str, tuple[str, ...]],
     known: Known | None,
     settings: Settings,
+    *,
+    guarded: tuple[Server, ...] = (),
 ) -> ServicePlan:
     """One service's part of the Plan."""
     own = settings.service(service)
     admitted = admit(registrations, names, settings.watch)
     last = known.servers if known else ()
-    if admitted.healthy:
-        serving, servers = Serving.LIVE, admitted.healthy
+    usable = tuple(sorted((*admitted.healthy, *guarded)))
+    if usable:
+        serving, servers = (Serving.LIVE if admitted.healthy else Serving.KEPT), usable
     elif last and own.when_empty == "keep_last":
         serving, servers = Serving.KEPT, last
     else:
@@ -125,9 +136,10 @@ def resolve_service(
         upstreams=(_upstream(name, servers, own, settings),),
         tables=(Constant(Variable(f"gray_{identity}"), name),),
         serving=serving,
-        known=admitted.healthy or last,
+        known=usable or last,
         findings=admitted.findings,
-        notices=_notices(serving, servers, admitted, own),
+        notices=_notices(serving, servers, admitted, own, guarded),
+        guarded=guarded,
     )
 
 
@@ -184,10 +196,16 @@ def parse_balance(text: str) -> Balance:
 
 
 def _notices(
-    serving: Serving, servers: tuple[Server, ...], admitted: Admitted, own: ServiceSettings
+    serving: Serving,
+    servers: tuple[Server, ...],
+    admitted: Admitted,
+    own: ServiceSettings,
+    guarded: tuple[Server, ...],
 ) -> tuple[str, ...]:
     notices = []
-    if serving is Serving.KEPT:
+    if guarded:
+        notices.append(f"{len(guarded)} absent instances are kept by the guard")
+    elif serving is Serving.KEPT:
         notices.append(f"no healthy instance: the last {len(servers)} known stay in use")
     if serving is Serving.REFUSED:
         why = "when_empty is reject" if own.when_empty == "reject" else "none was ever healthy"

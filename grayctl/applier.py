@@ -1,0 +1,216 @@
+"""From wakes to outcomes: when to converge, one at a time, and what is told of each outcome."""
+
+import asyncio
+import contextlib
+import time
+import uuid
+from collections.abc import Awaitable, Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+import structlog
+
+from grayctl import log, systemd
+from grayctl.brake import Brake
+from grayctl.consul.watch import Wake
+from grayctl.converge import Wanted
+from grayctl.errors import NginxError, StateError, TemplateError
+from grayctl.metrics import Metrics, outcome_name
+from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.pace import Pace
+from grayctl.quarantine import Ward
+from grayctl.report import fields, held_by, summary
+from grayctl.settings import ReloadSettings
+
+if TYPE_CHECKING:
+    from grayctl.assembly import Parts
+    from grayctl.model.catalog import Catalog
+    from grayctl.policy.guard import Hold
+
+RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
+
+
+class Applier:
+    """Takes catalogs, converges when it is time, records what came of it.
+
+    Args:
+        reload: how often.
+        brake: whether anything may change.
+        metrics: who counts.
+
+    Attributes:
+        parts: what converges; None while it could not be put together, and `blocked` says why.
+        catalog: the newest complete one.
+        last: the newest outcome.
+        busy: held while a change is under way; whoever else moves nginx takes it.
+    """
+
+    def __init__(self, reload: ReloadSettings, brake: Brake, metrics: Metrics) -> None:
+        self.parts: Parts | None = None
+        self.blocked = "starting"
+        self.catalog: Catalog | None = None
+        self.last: Outcome | None = None
+        self.busy = asyncio.Lock()
+        self._brake = brake
+        self._metrics = metrics
+        self._log = log.get("daemon")
+        self._wake: Wake | None = None
+        self._pace = Pace(reload.min_interval, reload.max_delay)
+        self._retry_at: float | None = None
+        self._retry_delay = RETRY_FIRST
+        self._news = asyncio.Event()
+        self._cause = "retry"
+        self._told: dict[str, str] = {}
+        self._hold: Hold | None = None
+
+    @property
+    def number(self) -> int:
+        """The generation that stands; 0 before the first."""
+        serving = self.parts.converger.serving if self.parts else None
+        return serving.number if serving else 0
+
+    @property
+    def ward(self) -> Ward:
+        """Who is in quarantine."""
+        return self.parts.converger.ward if self.parts else Ward()
+
+    # ------------------------------------------------------------ what arrives
+
+    def heard(self, wake: Wake) -> None:
+        """A new catalog came from Consul."""
+        earlier = self._wake
+        if earlier is not None:  # still waiting: one converge for both, timed from the first
+            wake = replace(wake, at=earlier.at, changed=earlier.changed | wake.changed)
+        self._wake, self.catalog = wake, wake.catalog
+        policy = any(name.startswith("kv:") for name in wake.changed)
+        self._pace = self._pace.changed(time.monotonic(), urgent=policy)
+        self._news.set()
+
+    def ask(self, cause: str) -> None:
+        """Something else than Consul changed; before the first catalog there is nothing to converge to."""
+        self._cause = cause
+        if self.catalog is not None:
+            self._pace = self._pace.changed(time.monotonic())
+            self._news.set()
+
+    def repace(self, reload: ReloadSettings) -> None:
+        """Use other settings from now on."""
+        self._pace = Pace(reload.min_interval, reload.max_delay)
+
+    # ------------------------------------------------------------ the loop
+
+    async def run(self) -> None:
+        """Converge whenever it is due, until cancelled."""
+        while True:
+            await self.converge(retry=await self._until_due())
+
+    async def _until_due(self) -> bool:
+        """Sleep until a change, a retry or the end of a hold is due; True for a retry."""
+        while True:
+            self._news.clear()
+            due = self._pace.due()
+            held = self._hold.until if self._hold else None
+            times = [at for at in (due, self._retry_at, held) if at is not None]
+            wait = min(times) - time.monotonic() if times else None
+            if wait is not None and wait <= 0:
+                if due is None and held is not None and held <= time.monotonic():
+                    self._cause = "the guard's hold is over"
+                return self._retry_at is not None and self._retry_at <= time.monotonic()
+            with contextlib.suppress(TimeoutError):
+                await asyncio.wait_for(self._news.wait(), wait)
+
+    async def converge(self, *, retry: bool = False, cause: str = "") -> Outcome:
+        """Converge now to the newest catalog."""
+        parts = self.parts
+        if parts is None:
+            return Held(0, "nginx", self.blocked)
+        return await self._perform(parts.converger.converge, retry=retry, cause=cause)
+
+    async def forget(self, service: str) -> Outcome:
+        """Converge without a service that was published.
+
+        Raises:
+            StateError: it is not published, or still registered.
+        """
+        parts = self.parts
+        if parts is None:
+            return Held(0, "nginx", self.blocked)
+
+        async def without(wanted: Wanted) -> Outcome:
+            return await parts.converger.forget(service, wanted)
+
+        if self.catalog is not None:
+            parts.converger.demand_forgettable(service, self.catalog)
+        return await self._perform(without, retry=True, cause=f"forget {service}")
+
+    async def _perform(self, act: Callable[[Wanted], Awaitable[Outcome]], *, retry: bool, cause: str) -> Outcome:
+        async with self.busy:
+            wake, catalog = self._wake, self.catalog
+            if catalog is None:
+                return Held(self.number, "consul", "no complete catalog from Consul yet")
+            self._wake, self._pace = None, self._pace.taken()
+            began = time.monotonic()
+            woke = wake.at if wake else began
+            trace_id = wake.trace_id if wake else uuid.uuid4().hex[:16]
+            cause = cause or (wake.cause if wake else self._cause)
+            self._cause = "retry"
+            freeze = self._brake.standing(catalog)
+            with structlog.contextvars.bound_contextvars(trace_id=trace_id):
+                try:
+                    outcome = await act(Wanted(catalog, freeze, cause, trace_id, retry))
+                except (StateError, NginxError, TemplateError, OSError) as error:
+                    outcome = Held(self.number, held_by(error), str(error))
+                self.record(outcome, began - woke, time.monotonic() - woke, cause)
+            return outcome
+
+    # ------------------------------------------------------------ what is told
+
+    def record(self, outcome: Outcome, waited: float, total: float, cause: str) -> None:
+        """Count, log and pace by what came of a change, which `busy` still covers.
+
+        Args:
+            outcome: what came of it.
+            waited: seconds from Consul's wake to the begin.
+            total: seconds from Consul's wake to the outcome.
+            cause: one line.
+        """
+        now = time.monotonic()
+        self._pace = self._pace.done(now, reloaded=isinstance(outcome, Applied | RolledBack))
+        if isinstance(outcome, Held | Rejected | RolledBack) or self.ward.cases:
+            self._retry_at = now + self._retry_delay
+            self._retry_delay = min(RETRY_CEILING, 2 * self._retry_delay)
+        else:
+            self._retry_at, self._retry_delay = None, RETRY_FIRST
+        self._metrics.record(outcome, waited, total)
+        if self.parts is not None and self.parts.converger.plan is not None:
+            self._metrics.describe(self.parts.converger.plan, len(self.ward.cases))
+        if outcome != self.last and not isinstance(outcome, Unchanged):
+            level = self._log.info if isinstance(outcome, Applied) else self._log.warning
+            level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
+            systemd.notify(STATUS=summary(outcome))
+        self.last = outcome
+        self._tell_quarantine()
+        self._tell_hold()
+
+    def _tell_quarantine(self) -> None:
+        """One event for each service that entered or left quarantine."""
+        reasons = self.ward.reasons()
+        for service in reasons.keys() - self._told.keys():
+            served = self.parts.converger.served(service) if self.parts else None
+            stands_in = "503" if served is None or served.refused else "its last good object"
+            self._log.error("quarantined", service=service, reason=reasons[service], served=stands_in)
+        for service in self._told.keys() - reasons.keys():
+            self._log.info("quarantine_left", service=service)
+        self._told = reasons
+
+    def _tell_hold(self) -> None:
+        """One event when a disappearance begins to be held, and one when it ends."""
+        hold = self.parts.converger.hold if self.parts else None
+        if hold is not None and self._hold is None:
+            advice = "if it is meant: grayctl guard accept"
+            self._log.error(
+                "guard_holds", lost=hold.lost, known=hold.known, until=hold.until - hold.since, advice=advice
+            )
+        if hold is None and self._hold is not None:
+            self._log.warning("guard_released", lost=self._hold.lost, known=self._hold.known)
+        self._hold = hold
