@@ -3,12 +3,12 @@
 #
 #   source examples/setup.sh      defines set_up and the few helpers below
 #   set_up run                    nginx, Consul, Python 3.11+, .venv with grayctl
-#   set_up dev                    the same with the tools of the tests
+#   set_up dev                    the same with the tools of the tests, promtool among them
 #   bash examples/setup.sh dev    only that, then ends
 #
-# Packages come from this machine's own apt sources and pip settings. Nothing is started. Consul, which Debian 12
-# does not carry, is Debian 11's package, unpacked into .cache/consul and never installed. A second run looks and
-# goes on at once.
+# Packages come from this machine's own apt sources and pip settings. Nothing is started. Two programs come out of
+# packages that are never installed, into .cache: Consul, which Debian 12 does not carry, is Debian 11's; promtool is
+# in the package of a server that nobody needs here. A second run looks and goes on at once.
 
 root="$(cd "$(dirname "${BASH_SOURCE[0]}")/.." && pwd)"
 setup_log="$root/.cache/setup.log"
@@ -85,13 +85,15 @@ set_up_packages() {
     install_packages "${missing[@]}"
 }
 
+debian_release() {
+    sed -n 's/^VERSION_CODENAME=//p' /etc/os-release
+}
+
 # The archives from which this machine takes its own release, one a line: apt itself reads its sources, in whatever
 # format they are.
 debian_archives() {
-    local codename
-    codename="$(sed -n 's/^VERSION_CODENAME=//p' /etc/os-release)"
     apt-get -o Dir::State::Lists="$1" update --print-uris |
-        sed -nE "s#^'(.*)/dists/($codename|stable|oldstable)/main/binary-.*#\1#p" | awk '!seen[$0]++'
+        sed -nE "s#^'(.*)/dists/($(debian_release)|stable|oldstable)/main/binary-.*#\1#p" | awk '!seen[$0]++'
 }
 
 private_apt() {
@@ -101,34 +103,36 @@ private_apt() {
         -o Dir::Cache="$dir/cache" -o APT::Sandbox::User="$(id -un)" -o Acquire::Retries=3 "$@"
 }
 
-download_consul() {
-    local dir="$1" archive
+# Unpacks package $2 of Debian release $3 below $1.
+download() {
+    local dir="$1" package="$2" release="$3" archive
     mkdir -p "$dir/lists/partial" "$dir/cache/archives/partial" "$dir/tree"
     while read -r archive; do
-        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive bullseye main" >"$dir/sources.list"
-        if quietly private_apt "$dir" update && (cd "$dir" && quietly private_apt "$dir" download consul); then
-            dpkg -x "$dir"/consul_*.deb "$dir/tree" && return
+        echo "deb [signed-by=/usr/share/keyrings/debian-archive-keyring.gpg] $archive $release main" >"$dir/sources.list"
+        if quietly private_apt "$dir" update && (cd "$dir" && quietly private_apt "$dir" download "$package"); then
+            dpkg -x "$dir/$package"_*.deb "$dir/tree" && return
         fi
     done < <(debian_archives "$dir/lists")
     return 1
 }
 
-set_up_consul() {
-    command -v consul >/dev/null && return
-    local kept="$root/.cache/consul" dir
-    if [ ! -x "$kept/consul" ]; then
-        say "fetching Consul from Debian 11 into .cache/consul"
+# Puts program $1, which package $2 of Debian release $3 carries, into .cache/$1.
+set_up_program() {
+    command -v "$1" >/dev/null && return
+    local name="$1" package="$2" release="$3" kept="$root/.cache/$1" dir
+    if [ ! -x "$kept/$name" ]; then
+        say "fetching $name from Debian's package $package ($release) into .cache/$name"
         mkdir -p "$kept"
         dir="$(mktemp -d "$kept/tmp.XXXXXX")"
         # shellcheck disable=SC2064 # the name as it is now
         trap "rm -rf '$dir'" EXIT
-        download_consul "$dir" ||
-            die "found no Consul in this machine's Debian archives. Put a consul binary on PATH, then start again"
-        mv "$dir/tree/usr/bin/consul" "$kept/consul"
+        download "$dir" "$package" "$release" ||
+            die "found no $package in this machine's Debian archives. Put a $name binary on PATH, then start again"
+        mv "$dir/tree/usr/bin/$name" "$kept/$name"
         rm -rf "$dir"
         trap - EXIT
     fi
-    "$kept/consul" version >/dev/null || die "$kept/consul does not run here. Remove it, or put another on PATH"
+    "$kept/$name" --version >/dev/null || die "$kept/$name does not run here. Remove it, or put another on PATH"
 }
 
 venv_python_works() {
@@ -158,13 +162,14 @@ set_up_venv() {
 
 # Sets up everything for `run` or `dev` and puts it on PATH. Two at once take turns.
 set_up() {
-    export PATH="$PATH:/usr/sbin:/sbin:$root/.cache/consul"
+    export PATH="$PATH:/usr/sbin:/sbin:$root/.cache/consul:$root/.cache/promtool"
     mkdir -p "$root/.cache"
     (
         flock 8
         : >"$setup_log"
         set_up_packages 8<&-
-        set_up_consul 8<&-
+        set_up_program consul consul bullseye 8<&-
+        [ "$1" = run ] || set_up_program promtool prometheus "$(debian_release)" 8<&-
         set_up_venv "$1" 8<&-
     ) 8>"$root/.cache/setup.lock"
     export PATH="$root/.venv/bin:$PATH"
