@@ -97,6 +97,7 @@ class Daemon:
                     self._log.error("cannot_begin", held_by=held_by(error), error=str(error), retry="until it can")
                     systemd.notify(STATUS=f"cannot begin: {error}")
                 self._applier.blocked = str(error)
+                self._metrics.say_held(held_by(error))
                 await asyncio.sleep(delay)
                 delay = min(RETRY_CEILING, 2 * delay)
             else:
@@ -205,6 +206,7 @@ class Daemon:
             settings = load(self._config)
             await self._adopt(settings)
         except GrayctlError as error:
+            self._metrics.reread.set(0)
             self._log.error("reread_failed", error=str(error), kept="the old settings and templates")
         systemd.notify(READY="1")
 
@@ -215,6 +217,7 @@ class Daemon:
         for key in ("state_dir", "metrics", "control", "node"):
             if getattr(settings, key) != getattr(self._settings, key):
                 self._log.warning("needs_restart", setting=key)
+        self._metrics.reread.set(1)
         self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
         self._settings = settings
         self._applier.repace(settings.reload)
@@ -329,12 +332,14 @@ class Daemon:
         metrics.frozen.set(self._brake.standing(applier.catalog) is not None)
         if applier.parts is not None:
             metrics.nginx_up.set(applier.parts.site.master is not None)
+            metrics.orphans.set(len(applier.parts.site.orphans))
             metrics.generation.set(applier.number)
             metrics.proven.set(applier.parts.site.proven)
             metrics.old_workers.set(applier.parts.site.lingering)
             metrics.guard_holding.set(applier.parts.converger.hold is not None)
         if watcher is not None:
             metrics.consul_up.set(watcher.state.connected)
+            metrics.consul_denied.set(len(watcher.state.denied))
             metrics.long_polls.set(watcher.state.long_polls)
             if watcher.state.last_contact is not None:
                 metrics.watch_lag.set(time.monotonic() - watcher.state.last_contact)

@@ -5,6 +5,7 @@ from prometheus_client import (
     Counter,
     Gauge,
     Histogram,
+    ProcessCollector,
     disable_created_metrics,
     generate_latest,
 )
@@ -31,6 +32,18 @@ def outcome_name(outcome: Outcome) -> str:
     return _OUTCOME_NAMES[type(outcome)]
 
 
+def _held_by(outcome: Outcome) -> str | None:
+    match outcome:
+        case Held(by=by):
+            return by
+        case Rejected():
+            return "check"
+        case RolledBack():
+            return "proof"
+        case _:
+            return None
+
+
 class Metrics:
     """Everything grayctl exposes on /metrics; docs/operations.md explains each."""
 
@@ -40,6 +53,8 @@ class Metrics:
         counter, gauge = self._counter, self._gauge
         gauge("grayctl_build_info", "Always 1; the version is a label.", "version").labels(__version__).set(1)
         self.outcomes = counter("grayctl_converges_total", "Converges by what came of them.", "outcome")
+        for name in _OUTCOME_NAMES.values():
+            self.outcomes.labels(name)  # from 0, so that the first one counts as an increase
         self.reloads = counter("grayctl_reloads_total", "Reloads of nginx that were proven.")
         self.rollbacks = counter("grayctl_rollbacks_total", "Generations put back because nginx did not prove them.")
         self.steps = Histogram(
@@ -55,6 +70,12 @@ class Metrics:
             buckets=_FAST,
             registry=self.registry,
         )
+        self.held = gauge("grayctl_held", "1 while what is wanted is not served, by what holds it back.", "by")
+        self.last_success = gauge(
+            "grayctl_last_success_timestamp_seconds", "When a converge last found or made nginx serve what is wanted."
+        )
+        self.reread = gauge("grayctl_last_reread_successful", "0 when settings or templates could not be read again.")
+        self.reread.set(1)
         self.generation = gauge("grayctl_generation", "The generation that stands.")
         self.proven = gauge("grayctl_generation_proven", "1 when nginx has answered the generation that stands.")
         self.quarantined = gauge("grayctl_quarantined_services", "Services that stay at their last good object.")
@@ -65,15 +86,19 @@ class Metrics:
         self.old_workers = gauge("grayctl_nginx_old_workers", "Workers of earlier generations that still finish.")
         self.frozen = gauge("grayctl_frozen", "1 while a freeze stands.")
         self.nginx_up = gauge("grayctl_nginx_up", "1 while the nginx master runs.")
+        self.orphans = gauge("grayctl_nginx_orphaned_workers", "Workers that serve on without their master.")
         self.consul_up = gauge("grayctl_consul_up", "1 while Consul answers.")
+        self.consul_denied = gauge("grayctl_consul_denied_queries", "Queries that the token may not ask.")
         self.consul_errors = counter("grayctl_consul_errors_total", "Failed requests to Consul.", "kind")
         self.consul_requests = counter("grayctl_consul_requests_total", "Answered requests to Consul.", "endpoint")
         self.watch_lag = gauge("grayctl_watch_lag_seconds", "Seconds since Consul was last heard.")
         self.long_polls = gauge("grayctl_watch_long_polls", "Blocking queries held open.")
+        ProcessCollector(registry=self.registry)  # process_*: memory, descriptors, CPU, start time
 
     def record(self, outcome: Outcome, waited: float, total: float) -> None:
         """Count one converge. `waited` and `total` are seconds since Consul's wake, before it and after it."""
         self.outcomes.labels(outcome_name(outcome)).inc()
+        self.say_held(_held_by(outcome))
         match outcome:
             case Applied(generation=number, proven=proven, timings=timings):
                 self.generation.set(number)
@@ -87,6 +112,14 @@ class Metrics:
                 self.rollbacks.inc()
             case _:
                 pass
+
+    def say_held(self, by: str | None) -> None:
+        """What keeps the wanted from being served, as in Held; None when nothing does."""
+        self.held.clear()
+        if by is None:
+            self.last_success.set_to_current_time()
+        else:
+            self.held.labels(by).set(1)
 
     def describe(self, plan: Plan, quarantined: int) -> None:
         """Set what the Plan says."""

@@ -122,6 +122,7 @@ def test_the_users_own_broken_tree_is_named_and_nobody_is_quarantined(edge: Edge
     held = wait_until(lambda: edge.events("held"), "the change is held")[0]
     assert held["by"] == "user-config"
     assert "no_such_directive" in held["reason"]
+    assert 'grayctl_held{by="user-config"} 1.0' in edge.page("/metrics")
     assert not any(one["quarantine"] for one in (edge.status() or {})["services"])
     assert edge.serves("a")
     edge.nginx.server_extra = ""
@@ -263,6 +264,7 @@ def test_sighup_with_broken_settings_keeps_the_old_ones(edge: Edge) -> None:
     edge.process.send_signal(signal.SIGHUP)
     failed = wait_until(lambda: edge.events("reread_failed"), "the broken file is named")[0]
     assert "min_intervall" in failed["error"]
+    assert "grayctl_last_reread_successful 0.0" in edge.page("/metrics")
     edge.config.write_text(good)
     edge.backend("b")
     wait_until(lambda: edge.serves("a", "b"), "it goes on with the old settings")

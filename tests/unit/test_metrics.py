@@ -1,5 +1,7 @@
 """Metrics: each outcome is counted once, and what is gone from the Plan is gone from the page."""
 
+import time
+
 import pytest
 
 from grayctl.metrics import ConsulObserver, Metrics, outcome_name
@@ -34,6 +36,27 @@ def test_each_outcome_is_counted_once(outcome: Outcome, name: str, reloads: int,
     assert sample(metrics, "grayctl_converges_total", outcome=name) == 1
     assert sample(metrics, "grayctl_reloads_total") == reloads
     assert sample(metrics, "grayctl_rollbacks_total") == rollbacks
+
+
+@pytest.mark.parametrize(
+    ("outcome", "by"),
+    [
+        (Held(1, "user-config", "your own tree"), "user-config"),
+        (Rejected(1, "d", "no"), "check"),
+        (RolledBack(1, 2, "d", "no", restored=True), "proof"),
+    ],
+)
+def test_what_holds_a_change_back_is_on_the_page_until_something_is_served(outcome: Outcome, by: str) -> None:
+    metrics = Metrics()
+    metrics.record(Held(1, "freeze", "peak"), 0.0, 0.0)
+    metrics.record(outcome, 0.0, 0.0)
+    assert sample(metrics, "grayctl_held", by=by) == 1
+    assert sample(metrics, "grayctl_held", by="freeze") is None
+    assert sample(metrics, "grayctl_last_success_timestamp_seconds") == 0
+    before = time.time()
+    metrics.record(Unchanged(1), 0.0, 0.0)
+    assert sample(metrics, "grayctl_held", by=by) is None
+    assert before <= (sample(metrics, "grayctl_last_success_timestamp_seconds") or 0) <= time.time()
 
 
 def test_what_was_applied_says_how_long_each_step_took() -> None:
@@ -77,4 +100,5 @@ def test_the_page_is_what_prometheus_reads() -> None:
     page = Metrics().exposition().decode()
     assert "# TYPE grayctl_reloads_total counter" in page
     assert "grayctl_build_info{version=" in page
+    assert "\nprocess_open_fds " in page
     assert "_created" not in page
