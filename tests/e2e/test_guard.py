@@ -109,6 +109,7 @@ def test_a_daemon_that_cannot_begin_says_so_and_begins_when_it_can(edge: Edge) -
     assert any("unexpected" in warning for warning in report["warnings"]), report["warnings"]
     assert "unexpected" in edge.cli("status").stdout
     assert edge.cli("render").returncode == 1
+    assert 'grayctl_held{by="nginx"} 1.0' in edge.page("/metrics")
     edge.nginx.conf.write_text(good)
     wait_until(lambda: edge.serves("a"), "it began by itself")
     assert edge.down(signal.SIGTERM) == 0
