@@ -19,8 +19,10 @@ from grayctl.brake import Brake
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.watch import Watcher
 from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError, TemplateError
+from grayctl.fleet.reporter import Reporter, installation_id
 from grayctl.metrics import ConsulObserver, Metrics
 from grayctl.model.catalog import Freeze
+from grayctl.model.node import NodeReport
 from grayctl.model.outcome import Applied, Rejected
 from grayctl.model.report import Result, Status
 from grayctl.nginx.generations import Store
@@ -55,6 +57,7 @@ class Daemon:
         self._applier = Applier(settings.reload, self._brake, self._metrics)
         self._stop = asyncio.Event()
         self._watcher: Watcher | None = None
+        self._reporter: Reporter | None = None
 
     async def run(self) -> int:
         """Start, serve until asked to stop, stop. Returns the exit code.
@@ -65,6 +68,7 @@ class Daemon:
         """
         with Store(self._state_dir).opened() as store:
             self._store = store
+            self._id = installation_id(self._state_dir)
             self._log.info("started", version=__version__, node=self._settings.node, pid=os.getpid())
             async with self._listening(), self._signals():
                 tasks = [
@@ -163,15 +167,19 @@ class Daemon:
             observer = ConsulObserver(self._metrics)
             async with ConsulClient(settings.consul, connections=settings.watch.max_long_polls) as client:
                 self._watcher = Watcher(client, settings, self._applier.heard, observer=observer)
+                self._reporter = Reporter(client, self._node_report)
                 watching = asyncio.create_task(self._watcher.run())
+                reporting = asyncio.create_task(self._reporter.run())
                 try:
-                    while _heard_alike(settings, self._settings) and not watching.done():
-                        await asyncio.wait([watching], timeout=1.0)
-                    if watching.done():
-                        watching.result()
+                    while _heard_alike(settings, self._settings) and not (watching.done() or reporting.done()):
+                        await asyncio.wait([watching, reporting], timeout=1.0)
+                    for ended in (watching, reporting):
+                        if ended.done():
+                            ended.result()
                 finally:
                     watching.cancel()
-                    await asyncio.gather(watching, return_exceptions=True)
+                    reporting.cancel()
+                    await asyncio.gather(watching, reporting, return_exceptions=True)
 
     async def _follow_nginx(self) -> None:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
@@ -251,6 +259,7 @@ class Daemon:
             catalog=applier.catalog,
             freeze=self._brake.standing(applier.catalog),
             last=summary(applier.last) if applier.last else "nothing was applied yet",
+            trouble=self._reporter.trouble if self._reporter else "",
         )
 
     def ready(self) -> str:
@@ -326,6 +335,23 @@ class Daemon:
         if self._applier.parts is None:
             raise StateError(f"grayctl cannot begin: {self._applier.blocked}")
         return self._applier.parts
+
+    def _node_report(self) -> NodeReport:
+        """What the fleet is told of this node."""
+        parts = self._applier.parts
+        serving = parts.converger.serving if parts else None
+        return NodeReport(
+            node=self._settings.node,
+            id=self._id,
+            version=__version__,
+            nginx=parts.site.facts.version if parts else "",
+            generation=serving.number if serving else 0,
+            digest=serving.digest if serving else "",
+            proven=parts.site.proven if parts else False,
+            quarantined=tuple(self._applier.ward.reasons()),
+            frozen=self._brake.standing(self._applier.catalog) is not None,
+            labels=self._settings.labels,
+        )
 
     def _refresh_metrics(self) -> None:
         metrics, watcher, applier = self._metrics, self._watcher, self._applier

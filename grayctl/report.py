@@ -87,6 +87,7 @@ def build_status(
     catalog: Catalog | None,
     freeze: Freeze | None,
     last: str,
+    trouble: str,
 ) -> Status:
     """The daemon's own view."""
     converger, site = parts.converger, parts.site
@@ -129,7 +130,7 @@ def build_status(
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
-        warnings=refused + policies,
+        warnings=(*refused, *policies, *([f"this node is not reported to the fleet: {trouble}"] if trouble else [])),
     )
 
 

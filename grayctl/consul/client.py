@@ -154,6 +154,27 @@ class ConsulClient:
         """Delete `key` if its ModifyIndex is still `cas`; False when it is not."""
         return self._decoded(await self._short.kv.delete(quote(key, safe="/"), cas=cas), _true)
 
+    async def acquire(self, key: str, value: bytes, *, session: str) -> bool:
+        """Write `key` and hold it by `session`; False when another session holds it."""
+        return self._decoded(await self._short.kv.put(quote(key, safe="/"), value, acquire=session), _true)
+
+    async def create_session(self, name: str, *, ttl: int) -> str:
+        """A session that ends unless it is renewed within `ttl` seconds; keys it held stay, held by nobody."""
+        answer = await self._short.session.create(name=name, checks=[], lock_delay=0, ttl=ttl)
+        return self._decoded(answer, lambda body: msgspec.json.decode(body, type=dict[str, str])["ID"])
+
+    async def renew_session(self, session: str) -> bool:
+        """Prolong a session; False when there is no such session any more."""
+        answer = await self._short.session.renew(session)
+        if answer.status == faults.NOT_FOUND:
+            return False
+        self._decoded(answer, lambda body: msgspec.json.decode(body, type=list[dict[str, Any]]))
+        return True
+
+    async def destroy_session(self, session: str) -> None:
+        """End a session."""
+        self._decoded(await self._short.session.destroy(session), _true)
+
     # ------------------------------------------------------------ the way of every answer
 
     def _to(self, wait: float | None) -> Endpoints:

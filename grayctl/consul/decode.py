@@ -62,6 +62,7 @@ class _Pair(Struct, rename="pascal"):
     key: str
     value: bytes | None = None  # base64 in JSON, which msgspec undoes; null for an empty value
     modify_index: int = 0
+    session: str = ""
 
 
 _INSTANCES = msgspec.json.Decoder(list[_Instance] | None)
@@ -87,7 +88,10 @@ def services(body: bytes) -> dict[str, tuple[str, ...]]:
 def entries(body: bytes) -> tuple[Entry, ...]:
     """`/v1/kv/<prefix>?recurse`: the entries, sorted by key."""
     pairs = sorted(_PAIRS.decode(body) or (), key=lambda pair: pair.key)
-    return tuple(Entry(key=pair.key, value=pair.value or b"", modify_index=pair.modify_index) for pair in pairs)
+    return tuple(
+        Entry(key=pair.key, value=pair.value or b"", modify_index=pair.modify_index, session=pair.session)
+        for pair in pairs
+    )
 
 
 def checks(body: bytes) -> tuple[Check, ...]:

@@ -3,7 +3,9 @@
 import msgspec
 
 from grayctl.consul.client import ConsulClient, bounded
+from grayctl.errors import ConsulProtocolError
 from grayctl.model.catalog import Entry, Freeze
+from grayctl.model.node import FleetNode, NodeReport
 
 
 def freeze_key(prefix: str) -> str:
@@ -38,3 +40,46 @@ async def put_freeze(client: ConsulClient, freeze: Freeze, *, seen: Entry | None
 async def delete_freeze(client: ConsulClient, *, seen: Entry) -> bool:
     """Release the fleet's brake, if it still is as `seen`; returns and raises as `put_freeze`."""
     return await client.delete(freeze_key(client.settings.prefix), cas=seen.modify_index)
+
+
+# ---------------------------------------------------------------- the nodes
+
+
+def node_key(prefix: str, node: str) -> str:
+    """Where a node reports; `node` empty for all of them."""
+    return f"{prefix}/nodes/{node}"
+
+
+async def acquire_node(client: ConsulClient, report: NodeReport, *, session: str) -> bool:
+    """Write a node's report and hold it by `session`; False when another session holds it.
+
+    Raises:
+        ConsulError: not tried again here.
+    """
+    key = node_key(client.settings.prefix, report.node)
+    return await client.acquire(key, msgspec.json.encode(report), session=session)
+
+
+async def read_nodes(client: ConsulClient) -> tuple[FleetNode, ...]:
+    """Every node that has ever reported and was not forgotten, sorted by name.
+
+    Raises:
+        ConsulError: after a few attempts.
+        ConsulProtocolError: a report cannot be read.
+    """
+    reply = await bounded(lambda: client.kv(node_key(client.settings.prefix, "")))
+    return tuple(_node(entry) for entry in reply.value)
+
+
+async def read_node(client: ConsulClient, node: str) -> FleetNode | None:
+    """One node's report; raises as `read_nodes`."""
+    key = node_key(client.settings.prefix, node)
+    reply = await bounded(lambda: client.kv(key))
+    return next((_node(entry) for entry in reply.value if entry.key == key), None)
+
+
+def _node(entry: Entry) -> FleetNode:
+    try:
+        return FleetNode(report=msgspec.json.decode(entry.value, type=NodeReport), session=entry.session)
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        raise ConsulProtocolError(f"{entry.key}: this is no node report: {error}. Delete the key") from error

@@ -72,11 +72,13 @@ class Entry(msgspec.Struct, frozen=True, kw_only=True):
         key: the whole key, prefix included.
         value: the raw bytes.
         modify_index: Consul's ModifyIndex, for check-and-set.
+        session: who holds the key; empty when nobody does.
     """
 
     key: str
     value: bytes
     modify_index: int
+    session: str = ""
 
 
 class Catalog(msgspec.Struct, frozen=True, kw_only=True):

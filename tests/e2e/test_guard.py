@@ -113,3 +113,13 @@ def test_a_daemon_that_cannot_begin_says_so_and_begins_when_it_can(edge: Edge) -
     edge.nginx.conf.write_text(good)
     wait_until(lambda: edge.serves("a"), "it began by itself")
     assert edge.down(signal.SIGTERM) == 0
+
+
+def test_the_node_reports_what_it_serves(edge: Edge) -> None:
+    key = f"{edge.folder.name}/nodes/edge-test"
+    edge.backend("a")
+    edge.up()
+    wait_until(lambda: edge.serves("a"), "served")
+    wait_until(lambda: b'"generation":1' in (edge.consul.get(key) or b""), "the report names the generation")
+    assert edge.down() == 0
+    assert edge.consul.get(key), "nginx serves on, and so its report stays"

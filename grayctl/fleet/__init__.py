@@ -1,0 +1,1 @@
+"""What the nodes of one fleet tell each other through Consul."""
