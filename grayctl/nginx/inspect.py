@@ -77,7 +77,7 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         default_conf=default_conf,
         prefix=prefix,
         pid_file=_under(prefix, pid_file),
-        error_log=None if error_log.startswith(_NO_FILE) else _under(prefix, error_log),
+        error_log=None if is_no_file(error_log) else _under(prefix, error_log),
         variables_hash_bucket_size=size(http.last("variables_hash_bucket_size") if http else ""),
         has_http2="with-http_v2_module" in options,
         http2_directive=numbers >= _HTTP2_DIRECTIVE,
@@ -110,7 +110,12 @@ def _is_script(binary: Path) -> bool:
 def _log_file(main: Directive) -> str:
     """The last error_log that is a file: nginx writes to all of them. Else the last one; empty when there is none."""
     targets = [one.first for one in main.own("error_log")]
-    return next((one for one in reversed(targets) if not one.startswith(_NO_FILE)), "") or "".join(targets[-1:])
+    return next((one for one in reversed(targets) if not is_no_file(one)), "") or "".join(targets[-1:])
+
+
+def is_no_file(log: str) -> bool:
+    """Whether a target of error_log is no file."""
+    return log.startswith(_NO_FILE)
 
 
 def _under(prefix: Path, path: str) -> Path:
