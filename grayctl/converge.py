@@ -15,6 +15,7 @@ from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import FileSet, Manifest, Object
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Known, Plan
+from grayctl.nginx.cause import Cause, cause_of
 from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
@@ -51,11 +52,12 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class _Refusal:
-    """A digest that nginx did not take: not tried again before `until` (monotonic seconds)."""
+    """A digest that nginx did not take: not tried again before `until` (monotonic seconds), or `cause` is gone."""
 
     outcome: Rejected | RolledBack
     until: float
     delay: float
+    cause: Cause | None = None
 
 
 class Converger:
@@ -283,10 +285,13 @@ class Converger:
         refusal = self._refusals.get(digest)
         if refusal is None:
             return None
-        checked_only = isinstance(refusal.outcome, Rejected)
-        if retry and (checked_only or self._monotonic() >= refusal.until):
+        if retry and (self._monotonic() >= refusal.until or self._is_cause_gone(refusal)):
             return None
         return refusal.outcome
+
+    def _is_cause_gone(self, refusal: _Refusal) -> bool:
+        again = refusal.delay > _RELOAD_AGAIN
+        return refusal.cause is not None and refusal.cause.is_gone(self._site.look(), again=again)
 
     def _write(self, files: FileSet, cause: str, trace_id: str, ward: Ward) -> Manifest:
         """The candidate on disk; a retry of the same files is not written again."""
@@ -347,7 +352,8 @@ class Converger:
         if isinstance(result, RolledBack):
             earlier = self._refusals.get(files.digest)
             delay = min(_RELOAD_CEILING, 2 * earlier.delay) if earlier and earlier.delay else _RELOAD_AGAIN
-            self._refusals = {files.digest: _Refusal(result, self._monotonic() + delay, delay)}
+            cause = cause_of(result.reason, self._site.facts, self._site.master)
+            self._refusals = {files.digest: _Refusal(result, self._monotonic() + delay, delay, cause)}
             return result
         changed = tuple(service for service, one in files.objects.items() if self._good.get(service) != one)
         self._serving, self.ward = candidate, ward

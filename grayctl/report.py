@@ -122,7 +122,11 @@ def build_status(
             orphans=len(site.orphans),
         ),
         consul=_consul(settings, watcher),
-        freeze=_freeze(freeze),
+        freeze=None
+        if freeze is None
+        else FreezeReport(
+            reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
+        ),
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
@@ -130,8 +134,8 @@ def build_status(
     )
 
 
-def disk_status(settings: Settings, freeze: Freeze | None) -> Status:
-    """What the state directory tells when no daemon answers, or one that cannot begin."""
+def disk_status(settings: Settings) -> Status:
+    """What the state directory tells when no daemon answers."""
     store = Store(Path(settings.state_dir))
     serving = store.current()
     services = []
@@ -155,17 +159,8 @@ def disk_status(settings: Settings, freeze: Freeze | None) -> Status:
         version=__version__,
         daemon=False,
         generation=_generation(serving, proven=store.state().proven),
-        freeze=_freeze(freeze),
         services=tuple(services),
         warnings=("no daemon answers: this is what the state directory says",),
-    )
-
-
-def _freeze(freeze: Freeze | None) -> FreezeReport | None:
-    if freeze is None:
-        return None
-    return FreezeReport(
-        reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
     )
 
 

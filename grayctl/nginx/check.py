@@ -25,7 +25,6 @@ _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 # On a terminal and in a pipe nginx begins with its name, once error_log is open with a date and its pid.
 _PROBLEM = re.compile(r"(?:nginx: |\S+ \S+ )\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(?P<text>.*)")
-_WARNING = re.compile(r"(?:nginx: |\S+ \S+ )\[warn\] (?:\d+#\d+: )?(?P<text>.*)")
 _PLACE = re.compile(r" in (?P<file>/.+):(?P<line>\d+)$")
 # Large maps cost page faults by the thousand without it (FACTS.md, "cost of configuration").
 _MALLOC = {"MALLOC_TOP_PAD_": "33554432"}
@@ -50,14 +49,12 @@ class Checked:
     Attributes:
         messages: nginx's own words, without its prefix; never empty when it refused.
         seconds: how long it took.
-        warnings: what nginx finds wrong and takes all the same.
     """
 
     ok: bool
     culprit: Culprit | None
     messages: tuple[str, ...]
     seconds: float
-    warnings: tuple[str, ...] = ()
 
 
 class NamespaceError(NginxError):
@@ -92,6 +89,8 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
             messages=(f"nginx -t did not end within {settings.check_timeout:g} s and was killed",),
             seconds=seconds,
         )
+    if returncode == 0 and (unseen := _unseen(facts)):
+        return Checked(ok=False, culprit=None, messages=(unseen,), seconds=seconds)
     problems = [found["text"] for line in output.splitlines() if (found := _PROBLEM.match(line))]
     place = next((found for text in problems if (found := _PLACE.search(text))), None)
     return Checked(
@@ -99,7 +98,17 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
         culprit=Culprit(place["file"], int(place["line"])) if place else None,
         messages=tuple(problems) if problems or returncode == 0 else (output.strip() or f"exit code {returncode}",),
         seconds=seconds,
-        warnings=tuple(found["text"] for line in output.splitlines() if (found := _WARNING.match(line))),
+    )
+
+
+def _unseen(facts: Facts) -> str:
+    """What `nginx -t` accepts and every new worker dies of; empty when there is nothing."""
+    folder = facts.working_directory
+    if folder is None or not folder.is_absolute() or folder.is_dir():
+        return ""
+    return (
+        f'working_directory "{folder}" is no directory: `nginx -t` passes, but every worker of the next reload '
+        f"would die. Make it (mkdir -p {folder}), or change {facts.conf}"
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from grayctl.nginx.process import Master, Worker, workers
+from grayctl.nginx.process import Master, Worker, is_suspended, suspended, workers
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _MARKER_TIMEOUT = 1.0
@@ -181,12 +181,14 @@ async def confirm(
             return NotProven(*failed)
         now = workers(master)
         fresh = any((one.pid, one.start_time) not in old for one in now)
-        stale = any((one.pid, one.start_time) in old and not one.leaving for one in now)
+        stale = any((one.pid, one.start_time) in old and not (one.leaving or one.suspended) for one in now)
         if fresh and not stale:
             answer = await ask_marker(*marker)
             if answer == stamp and not errors.failure():
                 return Proven()
         if loop.time() >= deadline:
+            if is_suspended(master.pid):
+                return NotProven(suspended(master), refused=False)
             return NotProven(_why(timeout, answer, stamp, fresh=fresh, stale=stale), refused=False)
         await asyncio.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 1.5)

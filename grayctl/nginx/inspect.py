@@ -1,13 +1,18 @@
 """What the user's own nginx says about itself: `nginx -V`, and nginx.conf read with crossplane."""
 
+import glob
+import os
 import re
 import shutil
 import subprocess
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
-from grayctl.errors import NginxError
-from grayctl.nginx.tree import Directive, modified, read
+import crossplane
+
+from grayctl.errors import NginxConfigError, NginxError
 from grayctl.settings import NginxSettings
 
 _VERSION = re.compile(r"nginx version: \S+?/(\d+)\.(\d+)\.(\d+)")
@@ -27,6 +32,7 @@ class Facts:
         conf: the configuration's absolute path; `default_conf` is the compiled one.
         error_log: the main error log, None when it is no file.
         variables_hash_bucket_size: bytes, from the http context, else nginx's default of 64.
+        working_directory: where workers go when they start; None where nothing is said.
         included: whether the http context includes `<state_dir>/current/http.conf`.
         sources: the files and directories this was read from, with their modification times: see `is_fresh`.
     """
@@ -44,6 +50,7 @@ class Facts:
     has_stream: bool
     included: bool
     is_script: bool = False
+    working_directory: Path | None = None
     sources: tuple[tuple[str, int], ...] = ()
 
 
@@ -65,10 +72,11 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
     prefix = Path(settings.prefix or options.get("prefix", "/usr/local/nginx")).absolute()
     default_conf = _under(prefix, options.get("conf-path") or "conf/nginx.conf")
     conf = _under(prefix, settings.conf)
-    tree = read(conf, state_dir)
+    tree = _Tree(conf, state_dir)
     main, http = tree.main, tree.http
-    pid_file = settings.pid_file or main.last("pid") or options.get("pid-path") or "logs/nginx.pid"
-    error_log = settings.error_log or _log_file(main) or options.get("error-log-path") or "logs/error.log"
+    pid_file = settings.pid_file or _last(main, "pid") or options.get("pid-path") or "logs/nginx.pid"
+    error_log = settings.error_log or _last(main, "error_log") or options.get("error-log-path") or "logs/error.log"
+    working_directory = _last(main, "working_directory")
     numbers = tuple(int(part) for part in version.groups())
     return Facts(
         version=".".join(version.groups()),
@@ -77,16 +85,20 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         default_conf=default_conf,
         prefix=prefix,
         pid_file=_under(prefix, pid_file),
-        error_log=None if is_no_file(error_log) else _under(prefix, error_log),
-        variables_hash_bucket_size=size(http.last("variables_hash_bucket_size") if http else ""),
+        error_log=None if error_log.startswith(_NO_FILE) else _under(prefix, error_log),
+        variables_hash_bucket_size=_size(_last(http, "variables_hash_bucket_size") or "64"),
         has_http2="with-http_v2_module" in options,
         http2_directive=numbers >= _HTTP2_DIRECTIVE,
         has_stream=options.get("with-stream") == ""
-        or any("ngx_stream_module" in one.first for one in main.own("load_module")),
-        included=http is not None
-        and any("http.conf" in one.entries and not one.has_magic for one in http.own("include")),
+        or any("ngx_stream_module" in one["args"][0] for one in main if one["directive"] == "load_module"),
+        included=any(
+            _names(one["args"][0], conf, state_dir / "current/http.conf")
+            for one in http
+            if one["directive"] == "include"
+        ),
         is_script=_is_script(Path(binary)),
-        sources=tree.sources,
+        working_directory=Path(working_directory) if working_directory else None,
+        sources=tuple(sorted(tree.sources.items())),
     )
 
 
@@ -99,7 +111,14 @@ def _ask(binary: str, timeout: float) -> str:
 
 def is_fresh(facts: Facts) -> bool:
     """Whether nothing that `facts` were read from was touched since: a few stats."""
-    return all(modified(path) == when for path, when in facts.sources)
+    return all(_modified(path) == when for path, when in facts.sources)
+
+
+def _modified(path: str) -> int:
+    try:
+        return os.stat(path).st_mtime_ns  # noqa: PTH116 -- the paths are texts, and this runs before every check
+    except OSError:
+        return 0
 
 
 def _is_script(binary: Path) -> bool:
@@ -107,22 +126,64 @@ def _is_script(binary: Path) -> bool:
         return file.read(2) == b"#!"
 
 
-def _log_file(main: Directive) -> str:
-    """The last error_log that is a file: nginx writes to all of them. Else the last one; empty when there is none."""
-    targets = [one.first for one in main.own("error_log")]
-    return next((one for one in reversed(targets) if not is_no_file(one)), "") or "".join(targets[-1:])
+@dataclass(slots=True)
+class _Tree:
+    """The main and http contexts of a configuration, includes followed, what grayctl generates left out."""
+
+    conf: Path
+    state_dir: Path
+    main: list[dict[str, Any]] = field(default_factory=list)
+    http: list[dict[str, Any]] = field(default_factory=list)
+    sources: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self._read(str(self.conf), self.main)
+
+    def _read(self, path: str, context: list[dict[str, Any]]) -> None:
+        self.sources[path] = _modified(path)
+        payload = crossplane.parse(path, single=True, check_ctx=False, check_args=False)
+        for error in payload["errors"]:
+            # an included file that only nginx understands costs us nothing; nginx -t judges it
+            if path == str(self.conf):
+                raise NginxConfigError(f"cannot read nginx's configuration: {error['error']}. Mend it, then try again")
+        self._take(payload["config"][0]["parsed"], context)
+
+    def _take(self, directives: list[dict[str, Any]], context: list[dict[str, Any]]) -> None:
+        for directive in directives:
+            context.append(directive)
+            if directive["directive"] == "http" and context is self.main:
+                self._take(directive["block"], self.http)
+            elif directive["directive"] == "include" and directive["args"]:
+                for path in self._included(directive["args"][0]):
+                    self._read(path, context)
+
+    def _included(self, argument: str) -> Iterator[str]:
+        """The files an include names, relative to the directory of nginx.conf, each followed once."""
+        pattern = str(self.conf.parent / argument)
+        if glob.has_magic(pattern):
+            self.sources[str(Path(pattern).parent)] = _modified(str(Path(pattern).parent))
+        for path in sorted(glob.glob(pattern)):  # noqa: PTH207 -- the pattern is a text with wildcards anywhere
+            if path not in self.sources and not Path(path).is_relative_to(self.state_dir):
+                yield path
 
 
-def is_no_file(log: str) -> bool:
-    """Whether a target of error_log is no file."""
-    return log.startswith(_NO_FILE)
+def _names(argument: str, conf: Path, wanted: Path) -> bool:
+    """Whether an include's argument is `wanted`, however it is spelled."""
+    given = conf.parent / argument
+    return given.name == wanted.name and given.parent.parent.resolve() / given.parent.name == (
+        wanted.parent.parent.resolve() / wanted.parent.name
+    )
+
+
+def _last(context: list[dict[str, Any]], name: str) -> str:
+    """The first argument of a directive's last occurrence; empty when there is none."""
+    return next((str(one["args"][0]) for one in reversed(context) if one["directive"] == name and one["args"]), "")
 
 
 def _under(prefix: Path, path: str) -> Path:
     return prefix / path
 
 
-def size(text: str) -> int:
-    """A size as nginx writes it, in bytes; the default of a hash bucket, 64, for anything else."""
+def _size(text: str) -> int:
     found = _SIZE.match(text)
     return int(found[1]) * _UNITS[found[2].lower()] if found else 64

@@ -28,11 +28,17 @@ class Master:
 
 @dataclass(frozen=True, slots=True)
 class Worker:
-    """A worker process of a master."""
+    """A worker process of a master.
+
+    Attributes:
+        leaving: it is shutting down.
+        suspended: a signal or a debugger stopped it: it takes no request, and reads first thing that it shall leave.
+    """
 
     pid: int
     start_time: int
     leaving: bool
+    suspended: bool = False
 
 
 def find_master(facts: Facts) -> Master | None:
@@ -53,6 +59,17 @@ def is_alive(master: Master) -> bool:
     return start_time(master.pid) == master.start_time
 
 
+def is_suspended(pid: int) -> bool:
+    """Whether a signal (SIGSTOP) or a debugger stopped this process."""
+    fields = _stat(pid)
+    return fields is not None and fields[0] in {"T", "t"}
+
+
+def suspended(master: Master) -> str:
+    """What to say of a master that `is_suspended`."""
+    return f"nginx's master (pid {master.pid}) is suspended and takes no signal. Resume it: kill -CONT {master.pid}"
+
+
 def start_time(pid: int) -> int | None:
     """A process's start time in clock ticks since boot; None when there is no such process, or it is a zombie."""
     fields = _stat(pid)
@@ -65,7 +82,7 @@ def workers(master: Master) -> list[Worker]:
     for pid in _children(master.pid):
         title, start = _title(pid), start_time(pid)
         if title.startswith(_WORKER_TITLE) and start is not None:
-            found.append(Worker(pid, start, _LEAVING in title))
+            found.append(Worker(pid, start, _LEAVING in title, is_suspended(pid)))
     return found
 
 

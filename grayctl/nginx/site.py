@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 
 from grayctl import log
 from grayctl.errors import NginxConfigError, NginxError, StateError
@@ -13,7 +13,8 @@ from grayctl.nginx.confirm import ErrorLog, MasterGone, NotProven, NotRunning, P
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect, is_fresh
 from grayctl.nginx.journal import Pending, State
-from grayctl.nginx.process import Master, find_master, hang_up, is_alive, orphans, workers
+from grayctl.nginx.ports import strangers
+from grayctl.nginx.process import Master, find_master, hang_up, is_alive, is_suspended, orphans, suspended, workers
 from grayctl.nginx.recovery import Recovery, recover
 from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 
@@ -124,17 +125,31 @@ class Site:
 
         Raises:
             NginxConfigError: nginx.conf does not include the generations, so nothing could ever be served.
-            NginxError: nginx cannot be started.
+            NginxError: nginx cannot be started, or its master is suspended and would take the signal some time later.
             StateError: the candidate is gone, or the journal cannot be written (flip mode).
         """
         await self._refresh()
+        master = self.look()
+        if master is not None and is_suspended(master.pid):
+            raise NginxError(suspended(master))
         await self._settle_first()
         self.store.read(candidate.number)
         checked = await self._check_in_namespace(candidate) if self._namespace else None
         if checked is None:
             checked = await self._check_by_flipping(candidate)
         self.step("checked")
-        return checked
+        return self._look_for_strangers(candidate, checked) if checked.ok and master is not None else checked
+
+    def _look_for_strangers(self, candidate: Manifest, checked: Checked) -> Checked:
+        """Refuse a candidate that listens where somebody else does: `nginx -t` overlooks it, the master would not.
+
+        What the generation that stands listens on, nginx holds already; what that is, only an intact one tells.
+        """
+        current = self.store.intact(self.store.current_number())
+        if current is None:
+            return checked
+        held = strangers(self.store.entry(candidate), self.store.entry(current))
+        return replace(checked, ok=False, messages=held) if held else checked
 
     async def check_current(self) -> Checked:
         """Test the tree as it stands: when this fails, the user's own configuration is at fault."""
@@ -337,13 +352,16 @@ class Site:
         current = self.store.current()
         if master is None:
             return self._notice_absence(before)
-        if current is None or (master == before and self.proven):
+        alone = not workers(master)  # every worker is dead and none is respawned: only a signal brings new ones
+        if current is None or (master == before and self.proven and not alone):
             return None
         self.orphans = []
         now = asyncio.get_running_loop().time()
-        if master != before:
+        changed = master != before or (alone and self.proven)
+        if changed:
             self._again_at, self._again = 0.0, _AGAIN
-        if await self._answers_soon(current, master, patient=master != before):
+            self.record(current, proven=False)
+        if await self._answers_soon(current, master, patient=changed):
             self.record(current, proven=True)
             return Noticed("proven", master.pid, f"serves generation {current.number}")
         return await self._bring_up(current, master) if now >= self._again_at else None
@@ -360,6 +378,9 @@ class Site:
         self._again_at = asyncio.get_running_loop().time() + self._again
         silent = not await ask_marker(*self.marker)
         self._again = min(_AGAIN_SILENT if silent else _AGAIN_CEILING, 2 * self._again)
+        if is_suspended(master.pid):
+            return Noticed("unproven", master.pid, suspended(master))
+        await self._refresh()
         checked = await self.check_current()
         if not checked.ok:
             return Noticed("unproven", master.pid, "; ".join(checked.messages))

@@ -144,12 +144,17 @@ async def test_a_port_that_becomes_free_within_the_retries_is_no_failure(nginx: 
 
 
 async def test_dying_workers_are_detected_and_reported_when_nothing_helps(nginx: Nginx, store: Store) -> None:
-    """A missing working_directory passes the test, loads, and kills every worker: rolling back cannot help."""
+    """A working_directory that vanishes after the check: it loads, and every worker dies. Rolling back cannot help."""
     site = started(nginx, store)
     lost = nginx.folder / "lost"
+    lost.mkdir()
     nginx.main_extra = f"working_directory {lost};"
     nginx.write_conf()
-    result = await apply(site, nginx.files("v1", http=LIMIT.format(key="$uri")))
+    candidate = write(store, nginx.files("v1"))
+    assert (await site.check(candidate)).ok
+    lost.rmdir()
+    assert str(lost) in (await site.check(candidate)).messages[0], "nginx -t says nothing of it"
+    result = await site.activate(candidate)
     assert isinstance(result, RolledBack)
     assert "cannot be respawned" in result.reason
     assert not result.restored
