@@ -1,7 +1,5 @@
 """Templates that break while grayctl runs."""
 
-import signal
-
 import pytest
 
 from tests.support.ordeal import Ordeal
@@ -17,8 +15,7 @@ def test_a_template_of_one_service(ordeal: Ordeal) -> None:
     ordeal.begin()
     with ordeal.endured(within=10):
         own.write_text("{% for one in upstreams %}\nupstream {{ one.nme }} {\n{% endfor %}")
-        assert edge.process is not None
-        edge.process.send_signal(signal.SIGHUP)
+        edge.hang_up()
         wait_until(lambda: edge.events("quarantined"), "the service is in quarantine")
         own.unlink()
-        edge.process.send_signal(signal.SIGHUP)
+        edge.hang_up()

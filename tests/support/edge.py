@@ -63,7 +63,7 @@ class Edge:
         self.backends: dict[str, Backend] = {}
         self.configure()
 
-    def configure(self, *, watch: str = 'services = ["shop"]', more: str = "", top: str = "") -> None:
+    def configure(self, *, watch: str = 'services = ["shop"]', nginx: str = "", more: str = "", top: str = "") -> None:
         """Write the settings file."""
         self.config.write_text(
             f"""{top}
@@ -79,6 +79,7 @@ conf = "{self.nginx.conf}"
 binary = "{self.nginx.binary}"
 marker = "127.0.0.1:{self.nginx.marker}"
 refuse = "127.0.0.1:{self.nginx.refuse}"
+{nginx}
 [metrics]
 listen = "127.0.0.1:{self.metrics_port}"
 [control]
@@ -113,6 +114,11 @@ socket = "{self.folder}/control.sock"
         if wait:
             wait_until(lambda: self.status() is not None, "the control socket answers")
 
+    def hang_up(self) -> None:
+        """SIGHUP: the daemon reads settings and templates again."""
+        assert self.process is not None
+        self.process.send_signal(signal.SIGHUP)
+
     def down(self, sig: signal.Signals = signal.SIGTERM) -> int:
         """End the daemon; returns its exit code."""
         assert self.process is not None
@@ -138,6 +144,10 @@ socket = "{self.folder}/control.sock"
         lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
         found = [json.loads(line) for line in lines if line.startswith("{")]
         return [one for one in found if one["event"] == name]
+
+    def noticed(self, what: str) -> list[dict[str, Any]]:
+        """The events of nginx that nobody announced, of one kind: see `grayctl.nginx.site.Noticed`."""
+        return [one for one in self.events("nginx_noticed") if one["what"] == what]
 
     def page(self, path: str) -> str:
         """A page of the metrics listener."""

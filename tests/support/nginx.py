@@ -97,6 +97,12 @@ http {{
         assert self.process.poll() is None, (self.folder / "nginx.out").read_text()
         return self.running_pid() == self.process.pid and self.get("/version", port=self.backend) == "backend\n"
 
+    @property
+    def pid(self) -> int:
+        """The pid of the master that `start` started."""
+        assert self.process is not None
+        return self.process.pid
+
     def running_pid(self) -> int | None:
         """What the pid file says."""
         with contextlib.suppress(OSError, ValueError):
@@ -133,9 +139,7 @@ http {{
 
     def children(self) -> list[int]:
         """The pids of the master's children."""
-        assert self.process is not None
-        pid = self.process.pid
-        return [int(one) for one in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+        return [int(one) for one in Path(f"/proc/{self.pid}/task/{self.pid}/children").read_text().split()]
 
     def close(self) -> None:
         """Leave nothing behind: also workers whose master is dead are ended, known by the error log they hold."""
@@ -265,7 +269,7 @@ class Prober:
     path: str = "/version"
     bodies: list[str] = field(default_factory=list)
     failed: int = 0
-    paused: bool = False
+    _asking: threading.Lock = field(default_factory=threading.Lock)
     _stop: threading.Event = field(default_factory=threading.Event)
     _thread: threading.Thread | None = None
 
@@ -281,11 +285,16 @@ class Prober:
         if self._thread is not None:
             self._thread.join()
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Ask nothing meanwhile; what was being asked has ended before the block begins."""
+        with self._asking:
+            yield
+
     def _run(self) -> None:
         while not self._stop.wait(0.02):
-            if self.paused:
-                continue
-            body = self.nginx.get(self.path)
+            with self._asking:
+                body = self.nginx.get(self.path)
             self.bodies.append(body)
             self.failed += not body
 

@@ -32,7 +32,8 @@ class Row(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         requests, failed: what the prober asked every 20 ms, and what of it was no 200 from a healthy instance.
         cold: how often `nginx -t` passed on what was on disk while the fault lasted.
-        recovered: seconds from the end of the fault until a change made after it was served.
+        recovered: seconds from the end of the fault until what changed meanwhile, and a change made after it, were
+            served.
         within: what PROMISES.md allows, in seconds.
         grayctl: `lived`, or how it came back.
     """
@@ -53,7 +54,7 @@ class ColdStarts:
     def __init__(self, nginx: Nginx) -> None:
         self.passed = 0
         self.refused: list[str] = []
-        self.paused = False
+        self._looking = threading.Lock()
         # a pid file of its own: `nginx -t` truncates the one it is told about
         self._conf = nginx.folder / "cold.conf"
         self._nginx = nginx
@@ -70,21 +71,32 @@ class ColdStarts:
         self._stop.set()
         self._thread.join()
 
+    @contextlib.contextmanager
+    def resting(self) -> Iterator[None]:
+        """Test nothing meanwhile; a test under way has ended before the block begins."""
+        with self._looking:
+            yield
+
     def _run(self) -> None:
         while not self._stop.wait(_COLD_EVERY):
-            if not self.paused:
-                self.look()
+            self.look()
 
     def look(self) -> None:
         """Test now."""
+        with self._looking:
+            refusal = self.refusal()
+        if refusal:
+            self.refused.append(refusal)
+        else:
+            self.passed += 1
+
+    def refusal(self) -> str:
+        """What `nginx -t` says to what is on disk now, uncounted; empty when it passes."""
         text = self._nginx.conf.read_text(encoding="utf-8")
         self._conf.write_text(text.replace(str(self._nginx.pid_file), f"{self._nginx.folder}/cold.pid"))
         command = [BINARY, "-t", "-c", str(self._conf)]
         done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
-        if done.returncode == 0:
-            self.passed += 1
-        elif not self.paused:
-            self.refused.append(done.stderr)
+        return "" if done.returncode == 0 else done.stderr or f"exit code {done.returncode}"
 
 
 @dataclass
@@ -92,7 +104,7 @@ class Ordeal:
     """A node that serves two instances, and whatever a test does to it.
 
     Attributes:
-        prober, cold: pause them while nginx is down, or its owner's tree is broken, by the test's own doing.
+        prober, cold: let them rest while nginx is down, or its owner's tree is broken, by the test's own doing.
         grayctl: what became of the daemon, for the row; None demands that it lived.
     """
 
@@ -111,9 +123,14 @@ class Ordeal:
         self.edge.up()
         wait_until(lambda: self.edge.serves("one", "two"), "both instances are served")
 
+    def change(self) -> None:
+        """A new instance, registered while the fault lasts."""
+        self.edge.backend("during")
+
     @contextlib.contextmanager
     def endured(self, within: float = 20.0) -> Iterator[None]:
-        """The body brings the fault and takes it away; then a new instance must be served `within` seconds.
+        """The body brings the fault and takes it away; then what changed meanwhile, and after that a new instance,
+        must be served `within` seconds.
 
         All the while nginx answers every request from an instance that is registered, and what is on disk would pass
         a cold start. At the end nginx is really started cold.
@@ -122,14 +139,18 @@ class Ordeal:
         with Prober(self.edge.nginx, "/") as self.prober, ColdStarts(self.edge.nginx) as self.cold:
             yield
             mended = time.monotonic()
+            self._demand(within)
             self.edge.backend("after")
-            everybody = tuple(self.edge.backends)
-            wait_until(lambda: self.edge.serves(*everybody), f"{everybody} are served", seconds=within * _PATIENCE)
+            self._demand(within)
             recovered = time.monotonic() - mended
             self.cold.look()
         self._judge(pid)
-        self._start_cold(everybody)
+        self._start_cold()
         self._record(recovered, within)
+
+    def _demand(self, within: float) -> None:
+        everybody = tuple(self.edge.backends)
+        wait_until(lambda: self.edge.serves(*everybody), f"{everybody} are served", seconds=within * _PATIENCE)
 
     def _judge(self, pid: int | None) -> None:
         wrong = {body.strip() for body in self.prober.bodies} - self.edge.backends.keys()
@@ -142,9 +163,9 @@ class Ordeal:
         if self.grayctl is None:
             assert self.edge.process.pid == pid, "grayctl did not live through it"
 
-    def _start_cold(self, everybody: tuple[str, ...]) -> None:
+    def _start_cold(self) -> None:
         self.edge.nginx.restart()
-        assert self.edge.serves(*everybody), "a cold start serves something else"
+        assert self.edge.serves(*self.edge.backends), "a cold start serves something else"
 
     def _record(self, recovered: float, within: float) -> None:
         row = Row(
@@ -159,6 +180,11 @@ class Ordeal:
         )
         name = "".join(char if char.isalnum() else "-" for char in f"{self.part}-{self.fault}")
         (self.rows / f"{name}.json").write_bytes(msgspec.json.encode(row))
+
+
+def fault(part: str, text: str, *values: object) -> object:
+    """A row of its own for one set of parameters: `values`, or the row's own text."""
+    return pytest.param(*values or (text,), marks=pytest.mark.fault(part, text), id=text)
 
 
 @pytest.fixture
