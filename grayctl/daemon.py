@@ -36,6 +36,7 @@ from grayctl.settings import Settings, load
 
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
+_FROZEN = "frozen: nothing that nginx serves is changed until `grayctl unfreeze`"
 
 
 def _heard_alike(one: Settings, other: Settings) -> bool:
@@ -249,7 +250,7 @@ class Daemon:
         """Everything `grayctl status` shows."""
         applier = self._applier
         if applier.parts is None:
-            stands = disk_status(self._settings)
+            stands = disk_status(self._settings, self._brake.standing(applier.catalog))
             return msgspec.structs.replace(stands, daemon=True, pid=os.getpid(), warnings=(f"held: {applier.blocked}",))
         return build_status(
             settings=self._settings,
@@ -281,12 +282,18 @@ class Daemon:
         until = None if seconds is None else now + seconds
         brake.write_local(self._state_dir, Freeze(reason=reason, author=author, since=now, until=until))
         self._log.warning("frozen", reason=reason, author=author, until=until)
-        return Result(outcome="done", message="frozen: nothing that nginx serves is changed until `grayctl unfreeze`")
+        async with self._applier.busy:  # a change under way began before the brake was pulled
+            pass
+        return Result(outcome="done", message=_FROZEN)
 
-    async def unfreeze(self) -> Result:
+    async def unfreeze(self, author: str) -> Result:
         """Release this node's brake."""
         brake.write_local(self._state_dir, None)
-        self._log.warning("unfrozen")
+        self._log.warning("unfrozen", author=author)
+        if (fleet := self._brake.standing(self._applier.catalog)) is not None:
+            stands = f"frozen by {fleet.author}: {fleet.reason}" if fleet.author else fleet.reason
+            advice = "until `grayctl unfreeze --fleet` nothing is changed"
+            return Result(outcome="done", message=f"this node is unfrozen, but the fleet is {stands}; {advice}")
         self._applier.ask("unfreeze")
         return Result(outcome="done", message="unfrozen: what changed meanwhile is applied now")
 
@@ -300,7 +307,8 @@ class Daemon:
             began = time.monotonic()
             outcome = await converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
             self._applier.record(outcome, 0.0, time.monotonic() - began, reason)
-        return result(outcome, self._applier.ward)
+        answer = result(outcome, self._applier.ward)
+        return msgspec.structs.replace(answer, message=f"{answer.message}\n{_FROZEN}")
 
     async def forget(self, service: str, author: str) -> Result:
         """End the name of a service that nothing needs any more."""

@@ -122,11 +122,7 @@ def build_status(
             orphans=len(site.orphans),
         ),
         consul=_consul(settings, watcher),
-        freeze=None
-        if freeze is None
-        else FreezeReport(
-            reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
-        ),
+        freeze=_freeze(freeze),
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
@@ -134,8 +130,8 @@ def build_status(
     )
 
 
-def disk_status(settings: Settings) -> Status:
-    """What the state directory tells when no daemon answers."""
+def disk_status(settings: Settings, freeze: Freeze | None) -> Status:
+    """What the state directory tells when no daemon answers, or one that cannot begin."""
     store = Store(Path(settings.state_dir))
     serving = store.current()
     services = []
@@ -159,8 +155,17 @@ def disk_status(settings: Settings) -> Status:
         version=__version__,
         daemon=False,
         generation=_generation(serving, proven=store.state().proven),
+        freeze=_freeze(freeze),
         services=tuple(services),
         warnings=("no daemon answers: this is what the state directory says",),
+    )
+
+
+def _freeze(freeze: Freeze | None) -> FreezeReport | None:
+    if freeze is None:
+        return None
+    return FreezeReport(
+        reason=freeze.reason, author=freeze.author, since=freeze.since, until=freeze.until, scope=freeze.scope
     )
 
 

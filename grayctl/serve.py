@@ -15,6 +15,7 @@ from grayctl import log
 from grayctl.errors import GrayctlError
 from grayctl.metrics import CONTENT_TYPE, Metrics
 from grayctl.model.report import Result, Status
+from grayctl.people import author
 from grayctl.settings import listen_address
 
 _GROUP = "grayctl"
@@ -36,7 +37,7 @@ class Desk(Protocol):
     async def freeze(self, *, seconds: float | None, reason: str, author: str) -> Result:
         """Pull this node's brake."""
 
-    async def unfreeze(self) -> Result:
+    async def unfreeze(self, author: str) -> Result:
         """Release this node's brake."""
 
     async def roll_back(self, number: int, author: str) -> Result:
@@ -98,23 +99,22 @@ def control_app(desk: Desk) -> web.Application:
         return _json(await desk.render())
 
     async def freeze(request: web.Request) -> web.Response:
-        author = _demand_writer(request)
+        who = _demand_writer(request)
         wish = msgspec.json.decode(await request.read(), type=FreezeRequest)
-        return _json(await desk.freeze(seconds=wish.seconds, reason=wish.reason, author=author))
+        return _json(await desk.freeze(seconds=wish.seconds, reason=wish.reason, author=who))
 
     async def unfreeze(request: web.Request) -> web.Response:
-        _demand_writer(request)
-        return _json(await desk.unfreeze())
+        return _json(await desk.unfreeze(_demand_writer(request)))
 
     async def roll_back(request: web.Request) -> web.Response:
-        author = _demand_writer(request)
+        who = _demand_writer(request)
         wish = msgspec.json.decode(await request.read(), type=RollbackRequest)
-        return _json(await desk.roll_back(wish.generation, author))
+        return _json(await desk.roll_back(wish.generation, who))
 
     async def forget(request: web.Request) -> web.Response:
-        author = _demand_writer(request)
+        who = _demand_writer(request)
         wish = msgspec.json.decode(await request.read(), type=ForgetRequest)
-        return _json(await desk.forget(wish.service, author))
+        return _json(await desk.forget(wish.service, who))
 
     async def accept_losses(request: web.Request) -> web.Response:
         return _json(await desk.accept_losses(_demand_writer(request)))
@@ -149,19 +149,19 @@ def _json(value: Status | Result) -> web.Response:
 
 
 def _demand_writer(request: web.Request) -> str:
-    """The peer's name, when it may act: root, or who the daemon runs as (SO_PEERCRED, unix(7))."""
-    uid = _peer_uid(request)
+    """Who the peer is, when it may act: root, or who the daemon runs as (SO_PEERCRED, unix(7))."""
+    pid, uid = _peer(request)
     if uid not in {0, os.geteuid()}:
         raise web.HTTPForbidden(text=f"uid {uid} may read, not act: run the command as root\n")
-    return f"uid {uid}"
+    return author(pid, uid)
 
 
-def _peer_uid(request: web.Request) -> int:
+def _peer(request: web.Request) -> tuple[int, int]:
     if request.transport is None:
         raise web.HTTPBadRequest(text="the connection is gone\n")
     peer = request.transport.get_extra_info("socket")
-    _, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return int(uid)
+    pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
+    return pid, uid
 
 
 def _clear(path: Path) -> None:

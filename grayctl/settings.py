@@ -223,11 +223,9 @@ def load(path: Path | None, env: Mapping[str, str] | None = None) -> Settings:
         SettingsError: with file, line, key and what is allowed.
     """
     env = os.environ if env is None else env
-    if path is None and env.get("GRAYCTL_CONFIG"):
-        path = Path(env["GRAYCTL_CONFIG"])
-    if path is None and not DEFAULT_PATH.exists():
+    path = path_in_force(path, env)
+    if path is None:
         return _finish(Settings(), env)
-    path = path or DEFAULT_PATH
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError) as error:
@@ -236,6 +234,14 @@ def load(path: Path | None, env: Mapping[str, str] | None = None) -> Settings:
             f"{path}: cannot read the settings: {reason}. Name another file with --config or GRAYCTL_CONFIG"
         ) from error
     return _finish(parse(text, str(path)), env)
+
+
+def path_in_force(path: Path | None, env: Mapping[str, str] | None = None) -> Path | None:
+    """The settings file that `load` reads; None when it takes the defaults."""
+    env = os.environ if env is None else env
+    if path is None and env.get("GRAYCTL_CONFIG"):
+        return Path(env["GRAYCTL_CONFIG"])
+    return path or (DEFAULT_PATH if DEFAULT_PATH.exists() else None)
 
 
 def parse(text: str, name: str) -> Settings:

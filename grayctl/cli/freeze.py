@@ -1,6 +1,5 @@
 """`grayctl freeze` and `grayctl unfreeze`."""
 
-import getpass
 import time
 from pathlib import Path
 
@@ -10,6 +9,7 @@ from grayctl.cli.common import Control, finish, json_option, settings_of
 from grayctl.errors import SettingsError
 from grayctl.model.catalog import Freeze
 from grayctl.model.report import Result
+from grayctl.people import author
 from grayctl.settings import Duration, Settings
 
 
@@ -32,11 +32,11 @@ def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, a
     except ValueError as error:
         raise SettingsError(f"--for: {error}") from error
     if fleet:
-        finish(_fleet(settings, _made(reason, seconds, "fleet")), as_json=as_json)
+        finish(_fleet(settings, _made(settings, reason, seconds, "fleet")), as_json=as_json)
     control = Control(settings)
     if control.running():
         finish(control.act("/freeze", {"seconds": seconds, "reason": reason}), as_json=as_json)
-    _write_local(settings, _made(reason, seconds, "node"))
+    _write_local(settings, _made(settings, reason, seconds, "node"))
     finish(Result(outcome="done", message="frozen; no daemon runs, the next one finds it"), as_json=as_json)
 
 
@@ -59,10 +59,11 @@ def unfreeze(ctx: click.Context, fleet: bool, as_json: bool) -> None:
     finish(Result(outcome="done", message="unfrozen"), as_json=as_json)
 
 
-def _made(reason: str, seconds: float | None, scope: str) -> Freeze:
+def _made(settings: Settings, reason: str, seconds: float | None, scope: str) -> Freeze:
     now = time.time()
     until = None if seconds is None else now + seconds
-    return Freeze(reason=reason, author=getpass.getuser(), since=now, until=until, scope=scope)
+    who = f"{author()} on {settings.node}" if scope == "fleet" else author()
+    return Freeze(reason=reason, author=who, since=now, until=until, scope=scope)
 
 
 def _write_local(settings: Settings, wish: Freeze | None) -> None:

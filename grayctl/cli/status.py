@@ -2,6 +2,7 @@
 
 import contextlib
 import time
+from pathlib import Path
 
 import click
 from rich.console import Console, Group, RenderableType
@@ -11,7 +12,7 @@ from rich.text import Text
 
 from grayctl.cli.common import Control, json_option, print_json, settings_of
 from grayctl.errors import ControlError
-from grayctl.model.report import ServiceReport, Status
+from grayctl.model.report import FreezeReport, ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
@@ -63,9 +64,10 @@ def _ask(settings: Settings) -> Status:
     try:
         return Control(settings).status()
     except ControlError:
+        from grayctl.brake import Brake
         from grayctl.report import disk_status
 
-        report = disk_status(settings)
+        report = disk_status(settings, Brake(Path(settings.state_dir)).standing(None))
         if report.generation is None:
             raise
         return report
@@ -108,13 +110,7 @@ def _head(report: Status) -> Table:
     if report.consul is not None:
         grid.add_row("consul", _consul(report))
     if report.freeze is not None:
-        until = (
-            "until unfreeze" if report.freeze.until is None else f"for {_age(-report.freeze.until, future=True)} more"
-        )
-        grid.add_row(
-            "FROZEN",
-            Text(f"{report.freeze.scope}, {until}: {report.freeze.reason or 'no reason given'}", style="bold red"),
-        )
+        grid.add_row("FROZEN", Text(_frozen(report.freeze), style="bold red"))
     if report.guard is not None:
         held = f"{report.guard.lost} of {report.guard.known} instances are absent all at once and stay in use"
         advice = f"for {_age(-report.guard.until, future=True)} more; if it is meant: grayctl guard accept"
@@ -122,6 +118,15 @@ def _head(report: Status) -> Table:
     if report.last_outcome:
         grid.add_row("last", report.last_outcome)
     return grid
+
+
+def _frozen(one: FreezeReport) -> str:
+    """What is frozen, by whom, since when, until when, why."""
+    who = f"by {one.author or '?'}" + (f", {_age(one.since)} ago" if one.since else "")
+    release = "grayctl unfreeze --fleet" if one.scope == "fleet" else "grayctl unfreeze"
+    until = f"until `{release}`" if one.until is None else f"for {_age(-one.until, future=True)} more"
+    where = "the fleet" if one.scope == "fleet" else "this node"
+    return f"{where} {who}, {until}: {one.reason or 'no reason given'}"
 
 
 def _consul(report: Status) -> Text:

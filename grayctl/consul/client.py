@@ -6,6 +6,7 @@ Two transports: long polls have their own connections, or they would starve the 
 
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
@@ -39,10 +40,11 @@ class Reply(Generic[T]):
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """A right to read: `kind` is service, node or key; `name` the service, node or key."""
+    """A right: `kind` is service, node, key or session; `name` the service, node, key or session's node."""
 
     kind: str
     name: str
+    access: str = "read"
 
 
 class ConsulClient:
@@ -130,13 +132,21 @@ class ConsulClient:
         """The leader's address; empty when there is none. The cheapest call that goes as far as the servers."""
         return self._decoded(await self._short.status.leader(), lambda body: msgspec.json.decode(body, type=str))
 
+    async def clock(self) -> float | None:
+        """What time the agent has, in seconds since the epoch, to the second; None when it does not say."""
+        said = (await self._short.status.leader()).headers.get("Date", "")
+        try:
+            return parsedate_to_datetime(said).timestamp()
+        except ValueError:
+            return None
+
     async def lacks(self, rights: Sequence[Right]) -> tuple[Right, ...]:
         """Those of `rights` that the token does not have; empty also where Consul cannot tell (no ACLs, too old).
 
         Under a deny policy Consul answers 200 and `[]` to a token that may not read (FACTS): this tells that from
         a service that is gone. It is the call that Consul's own UI makes; python-consul2 has no method for it.
         """
-        asked = [{"Resource": right.kind, "Access": "read", "Segment": right.name} for right in rights[:_RIGHTS]]
+        asked = [{"Resource": right.kind, "Access": right.access, "Segment": right.name} for right in rights[:_RIGHTS]]
         params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
         answer = await self._short.http.post(None, "/v1/internal/acl/authorize", params, msgspec.json.encode(asked))
         if answer.status in {401, faults.NOT_FOUND, 405}:  # ACLs are off; a Consul that does not know the call

@@ -68,17 +68,22 @@ async def read_nodes(client: ConsulClient) -> tuple[FleetNode, ...]:
         ConsulProtocolError: a report cannot be read.
     """
     reply = await bounded(lambda: client.kv(node_key(client.settings.prefix, "")))
-    return tuple(_node(entry) for entry in reply.value)
+    return tuple(decode_node(entry) for entry in reply.value)
 
 
 async def read_node(client: ConsulClient, node: str) -> FleetNode | None:
     """One node's report; raises as `read_nodes`."""
     key = node_key(client.settings.prefix, node)
     reply = await bounded(lambda: client.kv(key))
-    return next((_node(entry) for entry in reply.value if entry.key == key), None)
+    return next((decode_node(entry) for entry in reply.value if entry.key == key), None)
 
 
-def _node(entry: Entry) -> FleetNode:
+def decode_node(entry: Entry) -> FleetNode:
+    """A report as stored.
+
+    Raises:
+        ConsulProtocolError: it is none.
+    """
     try:
         return FleetNode(report=msgspec.json.decode(entry.value, type=NodeReport), session=entry.session)
     except (UnicodeDecodeError, msgspec.DecodeError) as error:

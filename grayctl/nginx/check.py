@@ -25,6 +25,7 @@ _CLONE_NEWNS = 0x00020000
 _MS_BIND, _MS_REC, _MS_SLAVE = 0x1000, 0x4000, 0x80000
 # On a terminal and in a pipe nginx begins with its name, once error_log is open with a date and its pid.
 _PROBLEM = re.compile(r"(?:nginx: |\S+ \S+ )\[(?:emerg|alert|crit)\] (?:\d+#\d+: )?(?P<text>.*)")
+_WARNING = re.compile(r"(?:nginx: |\S+ \S+ )\[warn\] (?:\d+#\d+: )?(?P<text>.*)")
 _PLACE = re.compile(r" in (?P<file>/.+):(?P<line>\d+)$")
 # Large maps cost page faults by the thousand without it (FACTS.md, "cost of configuration").
 _MALLOC = {"MALLOC_TOP_PAD_": "33554432"}
@@ -49,12 +50,14 @@ class Checked:
     Attributes:
         messages: nginx's own words, without its prefix; never empty when it refused.
         seconds: how long it took.
+        warnings: what nginx finds wrong and takes all the same.
     """
 
     ok: bool
     culprit: Culprit | None
     messages: tuple[str, ...]
     seconds: float
+    warnings: tuple[str, ...] = ()
 
 
 class NamespaceError(NginxError):
@@ -98,6 +101,7 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
         culprit=Culprit(place["file"], int(place["line"])) if place else None,
         messages=tuple(problems) if problems or returncode == 0 else (output.strip() or f"exit code {returncode}",),
         seconds=seconds,
+        warnings=tuple(found["text"] for line in output.splitlines() if (found := _WARNING.match(line))),
     )
 
 

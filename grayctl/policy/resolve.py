@@ -48,18 +48,24 @@ class Limits:
 
     def refusal(self, service: str) -> str | None:
         """Why a service's name is too long, and what to do; None when it is not."""
-        length = len(service_id(service))
-        if length <= self.longest_id:
+        length, bucket = len(service_id(service)), self.bucket_for(service)
+        if bucket == self.variables_hash_bucket_size:
             return None
-        if length > _LONGEST_ID:
+        if bucket is None:
             return f"its id has {length} characters, {_LONGEST_ID} are allowed; rename the service"
-        bucket = 2 * self.variables_hash_bucket_size
-        while Limits(bucket).longest_id < length:
-            bucket *= 2
         return (
             f"its id has {length} characters, nginx's variables hash takes {self.longest_id}; "
             f"set 'variables_hash_bucket_size {bucket};' in the http block"
         )
+
+    def bucket_for(self, service: str) -> int | None:
+        """The bucket size that takes a service's name: the one at hand, doubled as needed; None when none would."""
+        length, bucket = len(service_id(service)), self.variables_hash_bucket_size
+        if length > _LONGEST_ID:
+            return None
+        while Limits(bucket).longest_id < length:
+            bucket *= 2
+        return bucket
 
 
 def resolve(

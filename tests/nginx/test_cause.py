@@ -59,31 +59,29 @@ def test_an_address_is_read_as_nginx_writes_it(text: str, meant: tuple[str, int]
 def test_a_port_is_taken_as_long_as_somebody_holds_it(
     family: socket.AddressFamily, host: str, kind: socket.SocketKind
 ) -> None:
+    where = (host, free_ports(1)[0])
     with socket.socket(family, kind) as holder:
         try:
-            holder.bind((host, 0))
+            holder.bind(where)
         except OSError as error:
             pytest.skip(f"this machine has no {host}: {error}")
         if kind == socket.SOCK_STREAM:
             holder.listen()
-        where = (host, holder.getsockname()[1])
         assert is_taken(where)
     assert not is_taken(where)
 
 
 def test_a_closed_connection_does_not_hold_its_port() -> None:
     """The side that closes first stays in TIME_WAIT for a minute; nginx can listen there all the same."""
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        where = server.getsockname()
-        with socket.create_connection(where):
-            server.accept()[0].close()
+    where = ("127.0.0.1", free_ports(1)[0])
+    with socket.create_server(where) as server, socket.create_connection(where):
+        server.accept()[0].close()
     assert not is_taken(where)
 
 
 def test_strangers_are_told_from_what_nginx_holds_itself() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as own, socket.create_server(("127.0.0.1", 0)) as strange:
-        here, there = own.getsockname()[1], strange.getsockname()[1]
-        (free,) = free_ports(1)
+    here, there, free = free_ports(3)
+    with socket.create_server(("127.0.0.1", here)), socket.create_server(("127.0.0.1", there)):
         held = f"server {{\n    listen 127.0.0.1:{here};\n}}\n"
         wanted = held + f"server {{\n    listen 127.0.0.1:{there};\n    listen 127.0.0.1:{free} http2;\n}}\n"
         (line,) = strangers(wanted, held)
@@ -95,8 +93,9 @@ def test_strangers_are_told_from_what_nginx_holds_itself() -> None:
     "form", ["bind() to 127.0.0.1:{} failed (98: Address already in use)", "bind() to {} failed (98"]
 )
 def test_a_port_that_nginx_could_not_bind(site: Site, form: str) -> None:
-    with socket.create_server(("0.0.0.0", 0)) as stranger:
-        cause = cause_of(f"[emerg] {form.format(stranger.getsockname()[1])}", site.facts, site.master)
+    (port,) = free_ports(1)
+    with socket.create_server(("0.0.0.0", port)):
+        cause = cause_of(f"[emerg] {form.format(port)}", site.facts, site.master)
         assert not cause.is_gone(site.master, again=False)
     assert cause.is_gone(site.master, again=False)
 

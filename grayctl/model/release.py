@@ -1,0 +1,254 @@
+"""A Release, typed: what `grayctl.policy` reads from a policy and compiles into decision tables.
+
+What each field means stands in docs/releases.md. Everything here has been checked by the one validator,
+`grayctl.policy.document`; whoever holds a Release need not check again.
+"""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+
+from grayctl.model.plan import Balance
+
+HUNDRED_PERCENT = 10_000  # shares are integers, in hundredths of a percent
+
+
+class Protocol(StrEnum):
+    """What the service speaks; `tcp` lives in nginx's stream, where only addresses and ports can decide."""
+
+    HTTP = "http"
+    GRPC = "grpc"
+    TCP = "tcp"
+
+
+class Source(StrEnum):
+    """What a condition looks at."""
+
+    HEADER = "header"
+    COOKIE = "cookie"
+    QUERY = "query"
+    PATH = "path"
+    HOST = "host"
+    PORT = "port"
+    METHOD = "method"
+    CLIENT_IP = "client_ip"
+    REGION = "region"
+    DEVICE = "device"
+    IDENTITY = "identity"
+
+    @property
+    def named(self) -> bool:
+        """Whether it takes a name, as in `header("X-User-ID")`."""
+        return self in {Source.HEADER, Source.COOKIE, Source.QUERY}
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Input:
+    """One thing of a request that a condition reads; `name` is empty where the source needs none."""
+
+    source: Source
+    name: str = ""
+
+    @property
+    def text(self) -> str:
+        """`header("X-User-ID")`, `path`: as the `when` language writes it."""
+        return f'{self.source}("{self.name}")' if self.name else str(self.source)
+
+
+class Operator(StrEnum):
+    """How a condition compares its input with its values.
+
+    `IN` is any of the values, exactly (for client_ip: any of the networks; for region and device: membership of any).
+    The last five compare integers: the one value is canonical decimal text, of any length.
+    """
+
+    IN = "in"
+    PREFIX = "prefix"
+    SUFFIX = "suffix"
+    REGEX = "regex"
+    HAS = "has"
+    IN_LIST = "in_list"
+    PRESENT = "present"
+    NUMBER_IN = "number in"
+    LESS = "<"
+    LESS_OR_EQUAL = "<="
+    GREATER = ">"
+    GREATER_OR_EQUAL = ">="
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """An atom: one input, one operator.
+
+    Attributes:
+        values: sorted and unique. IN, NUMBER_IN: any of them. PREFIX, SUFFIX, REGEX, HAS, IN_LIST and the orderings:
+            one. PRESENT: none; absence is written `Not(...)`.
+    """
+
+    input: Input
+    operator: Operator
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class All:
+    """Every part holds; without parts it always holds."""
+
+    parts: "tuple[Predicate, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class AnyOf:
+    """At least one part holds; without parts it never holds."""
+
+    parts: "tuple[Predicate, ...]"
+
+
+@dataclass(frozen=True, slots=True)
+class Not:
+    """The part does not hold."""
+
+    part: "Predicate"
+
+
+Predicate = Condition | All | AnyOf | Not
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """The first route whose predicate holds decides: `to` one version, or `shares` of those who match.
+
+    Attributes:
+        to: a version; empty when `shares` decides.
+        shares: version -> hundredths of a percent, sorted by version; the rest is stable's.
+    """
+
+    name: str
+    predicate: Predicate
+    to: str = ""
+    shares: tuple[tuple[str, int], ...] = ()
+
+
+class Unknown(StrEnum):
+    """What becomes of an explicit value that names no listed version."""
+
+    STABLE = "stable"
+    REJECT = "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class Explicit:
+    """A request may name its version.
+
+    Attributes:
+        networks: canonical CIDRs from which it may; empty for everywhere.
+    """
+
+    input: Input
+    versions: tuple[str, ...]
+    networks: tuple[str, ...] = ()
+    unknown: Unknown = Unknown.STABLE
+
+
+@dataclass(frozen=True, slots=True)
+class Region:
+    """Where a client is: in one of the networks, or the variable has one of the values (then `networks` is empty)."""
+
+    name: str
+    networks: tuple[str, ...] = ()
+    variable: str = ""
+    values: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BlueGreen:
+    """`preview` is reached where the predicate holds; everybody else gets stable, the active one."""
+
+    preview: str
+    predicate: Predicate
+
+
+@dataclass(frozen=True, slots=True)
+class UpstreamOptions:
+    """What a Release may say about its upstreams; `fail_timeout` in seconds."""
+
+    keepalive: int = 32
+    max_fails: int = 1
+    fail_timeout: float = 10.0
+    zone: str = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class Release:
+    """One service's policy.
+
+    Attributes:
+        identity: who a user is, the first that is not empty; None: nobody, each request is decided on its own.
+        shares: version -> hundredths of a percent, sorted by version, stable left out.
+        by_weights: `traffic: weights`: one upstream of all versions' instances, by their weights.
+        regions: by name.
+        when_empty: `keep_last` or `reject`.
+    """
+
+    service: str
+    stable: str
+    protocol: Protocol = Protocol.HTTP
+    identity: tuple[Input, ...] | None = (Input(Source.CLIENT_IP),)
+    shares: tuple[tuple[str, int], ...] = ()
+    by_weights: bool = False
+    routes: tuple[Route, ...] = ()
+    explicit: Explicit | None = None
+    regions: tuple[Region, ...] = ()
+    blue_green: BlueGreen | None = None
+    balance: Balance = field(default_factory=Balance)
+    upstream: UpstreamOptions = UpstreamOptions()
+    when_empty: str = "keep_last"
+
+    @property
+    def versions(self) -> tuple[str, ...]:
+        """Every version that the policy names, stable first, then in the order of their names."""
+        named = {version for version, _ in self.shares}
+        named |= {route.to for route in self.routes if route.to}
+        named |= {version for route in self.routes for version, _ in route.shares}
+        if self.blue_green:
+            named.add(self.blue_green.preview)
+        if self.explicit:
+            named |= set(self.explicit.versions)
+        return (self.stable, *sorted(named - {self.stable}))
+
+
+@dataclass(frozen=True, slots=True)
+class Slot:
+    """A stretch of the ring of 10,000 hundredths of a percent.
+
+    Attributes:
+        owner: the version that has it, or had it last; empty for nobody yet.
+        width: in hundredths of a percent, above 0.
+        held: whether the owner has it now; otherwise it is stable's, and the owner's first to take back.
+    """
+
+    owner: str
+    width: int
+    held: bool = True
+
+
+Ring = tuple[Slot, ...]
+"""The slots from the beginning of the ring; what is beyond the last one is nobody's yet, and stable's."""
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """What is in force: the machine's part of a Release.
+
+    Attributes:
+        revision: of the policy it belongs to: `revision_of` its text.
+        salt: drawn with the first share; letters and digits.
+        stable: the version that stable means.
+        ring: of the general shares.
+        route_rings: of the routes that give shares, by the route's name.
+    """
+
+    revision: str
+    salt: str
+    stable: str
+    ring: Ring = ()
+    route_rings: tuple[tuple[str, Ring], ...] = ()
