@@ -1,0 +1,177 @@
+"""grayctl as a service: a real systemd is booted, and in it the units do what they say."""
+
+import json
+import re
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support.consul import REPOSITORY
+from tests.support.machine import demand_machine
+from tests.support.process import wait_until
+from tests.systemd.node import UNITS, Node
+
+PAGE = (REPOSITORY / "docs" / "systemd.md").read_text(encoding="utf-8")
+OPEN = "admin|bind|chown|dac_override|fowner|ptrace"
+
+
+@pytest.fixture
+def node(tmp_path: Path) -> Iterator[Node]:
+    """A machine that is up, with everything installed and nothing started."""
+    demand_machine()
+    one = Node(tmp_path)
+    try:
+        yield one
+    finally:
+        one.close()
+
+
+def capabilities(mask: str) -> set[int]:
+    return {number for number in range(64) if int(mask, 16) >> number & 1}
+
+
+def test_a_service_that_changes_what_nginx_serves_from_inside_its_sandbox(node: Node) -> None:
+    node.up()
+    assert node.show("grayctl", "ActiveState") == "active"
+    assert node.status()["nginx"]["staging"] == "namespace"
+    assert node.of_process("NoNewPrivs") == "1"
+    assert node.of_process("Seccomp") == "2"
+    # CHOWN, DAC_OVERRIDE, FOWNER, NET_BIND_SERVICE, SYS_PTRACE, SYS_ADMIN: capability.h
+    assert capabilities(node.of_process("CapEff")) == {0, 1, 3, 10, 19, 21}
+
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "the new weight is served")
+    wait_until(lambda: "is served" in node.show("grayctl", "StatusText"), "systemctl status tells of it")
+    assert node.status()["last_outcome"] in node.run("systemctl", "status", "grayctl").stdout
+    applied = [json.loads(line) for line in node.journal("grayctl").splitlines() if '"applied"' in line]
+    assert applied[-1]["changed"] == ["shop"]
+
+    node.run("systemctl", "stop", "grayctl")
+    assert node.show("grayctl", "Result") == "success"
+    assert node.shares() == {"a": 20, "b": 20}, "nginx serves on"
+
+
+def test_the_group_may_read_and_not_act(node: Node) -> None:
+    node.up()
+    member = ("setpriv", "--reuid=nobody", "--regid=grayctl", "--clear-groups", "grayctl")
+    stranger = ("setpriv", "--reuid=nobody", "--regid=nogroup", "--clear-groups", "grayctl")
+    assert node.run(*member, "status", "--json").stdout.startswith("{")
+    assert json.loads(node.run(*member, "status", "--json").stdout)["daemon"]
+    assert node.run(*member, "freeze", check=False).returncode != 0
+    assert node.run(*stranger, "status", check=False).returncode != 0
+    assert node.path("/var/lib/grayctl").stat().st_mode & 0o777 == 0o700
+
+
+@pytest.mark.parametrize(("drop_in", "staging"), [("no-namespace.conf", "flip"), ("strict.conf", "namespace")])
+def test_a_tighter_sandbox_serves_too(node: Node, drop_in: str, staging: str) -> None:
+    node.drop_in((UNITS / "drop-ins" / drop_in).read_text(encoding="utf-8"))
+    node.up()
+    assert node.status()["nginx"]["staging"] == staging
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "the new weight is served")
+
+
+def test_a_restart_of_nginx_in_the_middle_of_an_activation_is_survived(node: Node) -> None:
+    """The journal of the activation is there when nginx is told to stop."""
+    node.up()
+    daemon, pending = node.main_pid(), node.path("/var/lib/grayctl/pending.json")
+    weight = 3
+    for _ in range(3):
+        weight += 1
+        node.weigh("a", weight)
+        wait_until(pending.exists, "an activation is under way", interval=0.001)
+        node.run("systemctl", "restart", "nginx")
+    wait_until(lambda: node.shares(10 * (weight + 1)) == {"a": 10 * weight, "b": 10}, "the last weight is served")
+    wait_until(lambda: node.status()["generation"]["proven"], "and proven")
+    assert (node.main_pid(), node.show("grayctl", "NRestarts")) == (daemon, "0")
+
+
+def test_a_broken_settings_file_keeps_the_old_settings(node: Node) -> None:
+    node.up()
+    good = node.path("/etc/grayctl/grayctl.toml").read_text(encoding="utf-8")
+    daemon = node.main_pid()
+    node.write("/etc/grayctl/grayctl.toml", good + "no_such_setting = 1\n")
+    node.run("systemctl", "reload", "grayctl")
+    wait_until(lambda: "no_such_setting" in node.show("grayctl", "StatusText"), "systemctl status names the mistake")
+    assert node.show("grayctl", "SubState") == "running"
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "it goes on with the old settings")
+    assert "no_such_setting" in node.show("grayctl", "StatusText"), "the mistake is still there, and so is the word"
+
+    node.write("/etc/grayctl/grayctl.toml", good)
+    node.run("systemctl", "reload", "grayctl")
+    wait_until(lambda: "no_such_setting" not in node.show("grayctl", "StatusText"), "the mistake is mended")
+    assert (node.main_pid(), node.show("grayctl", "NRestarts")) == (daemon, "0")
+
+
+def test_a_killed_daemon_comes_back(node: Node) -> None:
+    node.up()
+    daemon = node.main_pid()
+    node.run("systemctl", "kill", "--kill-whom=main", "--signal=KILL", "grayctl")
+    wait_until(lambda: node.main_pid() not in {0, daemon}, "systemd starts another")
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "which goes on")
+
+
+def test_a_daemon_that_cannot_start_is_tried_again_until_it_can(node: Node) -> None:
+    good = node.path("/etc/grayctl/grayctl.toml").read_text(encoding="utf-8")
+    node.drop_in("[Service]\nRestartSec=100ms\n")
+    node.write("/etc/grayctl/grayctl.toml", "no_such_setting = 1\n")
+    assert node.run("systemctl", "start", "grayctl", check=False).returncode == 1
+    wait_until(lambda: int(node.show("grayctl", "NRestarts")) > 6, "more starts in 10 s than systemd allows by default")
+    assert "no_such_setting" in node.journal("grayctl")
+    node.write("/etc/grayctl/grayctl.toml", good)
+    node.up()
+
+
+@pytest.mark.parametrize("stuck", ["stopped", "blocked"])
+def test_a_stuck_daemon_is_restarted_by_the_watchdog(node: Node, stuck: str) -> None:
+    """Stopped by a signal, or blocked in the loop: here by a template that is a pipe which nobody writes."""
+    node.drop_in("[Service]\nWatchdogSec=3\n")
+    node.write("/etc/grayctl/grayctl.toml", 'templates_dir = "/etc/grayctl/templates"\n[watch]\nservices = ["shop"]\n')
+    node.run("mkdir", "-p", "/etc/grayctl/templates")
+    node.up()
+    daemon, pipe = node.main_pid(), "/etc/grayctl/templates/snippet.conf.j2"
+    if stuck == "stopped":
+        node.run("kill", "-STOP", str(daemon))
+    else:
+        node.run("mkfifo", pipe)
+        node.run("systemctl", "reload", "grayctl")
+    wait_until(lambda: node.main_pid() != daemon, "the watchdog ends it")
+    node.run("rm", "-f", pipe)
+    assert "Watchdog timeout" in node.journal("grayctl")
+    assert "Fatal Python error: Aborted" in node.journal("grayctl")
+    assert ("grayctl/render/templates.py" in node.journal("grayctl")) == (stuck == "blocked"), "it says where it was stuck"
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "another one goes on")
+
+
+def test_two_on_one_machine_do_not_know_each_other(node: Node) -> None:
+    """Installed as docs/systemd.md says."""
+    nginx, settings = (re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)[0] for kind in ("ini", "toml"))
+    node.write("/etc/systemd/system/nginx@.service", nginx)
+    node.write("/etc/grayctl/public.toml", settings)
+    node.nginx_conf("public", port=81)
+    node.run("systemctl", "daemon-reload")
+    node.up()
+    node.run("grayctl", "--config", "/etc/grayctl/public.toml", "init", "--service", "shop")
+    node.run("systemctl", "start", "nginx@public", "grayctl@public")
+    wait_until(lambda: node.shares(port=81) == {"a": 30, "b": 10}, "the second nginx serves")
+    node.run("systemctl", "stop", "grayctl")
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares(port=81) == {"a": 20, "b": 20}, "the second one follows alone")
+    assert node.shares() == {"a": 30, "b": 10}
+    assert node.path("/run/grayctl-public/control.sock").exists()
+
+
+def test_rotated_logs_are_written_anew(node: Node) -> None:
+    node.write("/etc/logrotate.d/nginx", (UNITS / "logrotate.d" / "nginx").read_text(encoding="utf-8"))
+    node.up()
+    node.run("logrotate", "--force", "--state=/run/logrotate.state", "/etc/logrotate.d/nginx")
+    node.weigh("b", 3)
+    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "a change is served and proven")
+    wait_until(lambda: node.path("/var/log/nginx/access.log").stat().st_size, "nginx writes to the new log")
+    assert node.path("/var/log/nginx/access.log.1").stat().st_size
