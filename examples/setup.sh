@@ -82,6 +82,10 @@ set_up_packages() {
     local missing=()
     venv_python_works || find_python >/dev/null || missing+=(python3 python3-venv ca-certificates)
     command -v nginx >/dev/null || missing+=(nginx)
+    if [ "$1" = dev ]; then
+        [ -x /usr/lib/systemd/systemd ] || missing+=(systemd) # it boots in a machine of its own, in tests/systemd
+        command -v logrotate >/dev/null || missing+=(logrotate)
+    fi
     install_packages "${missing[@]}"
 }
 
@@ -167,7 +171,7 @@ set_up() {
     (
         flock 8
         : >"$setup_log"
-        set_up_packages 8<&-
+        set_up_packages "$1" 8<&-
         set_up_program consul consul bullseye 8<&-
         [ "$1" = run ] || set_up_program promtool prometheus "$(debian_release)" 8<&-
         set_up_venv "$1" 8<&-

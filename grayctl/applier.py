@@ -42,6 +42,8 @@ class Applier:
         parts: what converges; None while it could not be put together, and `blocked` says why.
         catalog: the newest complete one.
         last: the newest outcome.
+        first: set once there is one.
+        caveat: what is wrong beside the newest outcome, for who reads the status; empty when nothing is.
         busy: held while a change is under way; whoever else moves nginx takes it.
     """
 
@@ -50,6 +52,8 @@ class Applier:
         self.blocked = "starting"
         self.catalog: Catalog | None = None
         self.last: Outcome | None = None
+        self.first = asyncio.Event()
+        self.caveat = ""
         self.busy = asyncio.Lock()
         self._brake = brake
         self._metrics = metrics
@@ -187,10 +191,17 @@ class Applier:
         if outcome != self.last and not isinstance(outcome, Unchanged):
             level = self._log.info if isinstance(outcome, Applied) else self._log.warning
             level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
-            systemd.notify(STATUS=summary(outcome))
         self.last = outcome
+        self.first.set()
+        self.tell_systemd()
         self._tell_quarantine()
         self._tell_hold()
+
+    def tell_systemd(self) -> None:
+        """Say in STATUS what the last change came to, or what it waits for, and what is wrong beside."""
+        waits = "waiting for a complete catalog from Consul" if self.parts else f"cannot begin: {self.blocked}"
+        now = summary(self.last) if self.last else waits
+        systemd.notify(STATUS=f"{now}; {self.caveat}" if self.caveat else now)
 
     def _tell_quarantine(self) -> None:
         """One event for each service that entered or left quarantine."""

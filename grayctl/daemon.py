@@ -37,6 +37,9 @@ from grayctl.settings import Settings, load
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
 _FROZEN = "frozen: nothing that nginx serves is changed until `grayctl unfreeze`"
+# systemd hears READY with the first outcome, or when this has passed: with Consul or nginx away, what stands goes on
+# being served, and neither the machine's start nor systemd's patience may depend on them.
+_READY_WITHIN = 10.0
 
 
 def _heard_alike(one: Settings, other: Settings) -> bool:
@@ -89,6 +92,7 @@ class Daemon:
     async def _apply(self) -> None:
         """Put the parts together, however long nginx or the disk do not let us, then apply what is heard."""
         self._applier.parts = await self._assembled()
+        self._applier.tell_systemd()
         await self._applier.run()
 
     async def _assembled(self) -> Parts:
@@ -100,30 +104,31 @@ class Daemon:
             except (NginxError, StateError, TemplateError, OSError) as error:
                 if str(error) != self._applier.blocked:
                     self._log.error("cannot_begin", held_by=held_by(error), error=str(error), retry="until it can")
-                    systemd.notify(STATUS=f"cannot begin: {error}")
                 self._applier.blocked = str(error)
+                self._applier.tell_systemd()
                 self._metrics.say_held(held_by(error))
                 await asyncio.sleep(delay)
                 delay = min(RETRY_CEILING, 2 * delay)
             else:
                 self._log.info("assembled", nginx=parts.site.facts.version, staging=parts.site.staging)
-                systemd.notify(STATUS="waiting for a complete catalog from Consul")
                 return parts
 
     async def _until_stopped(self, tasks: list[asyncio.Task[None]]) -> None:
         """Wait for the signal; a task that ends before it is a defect, and its exception is raised."""
         stop = asyncio.create_task(self._stop.wait())
-        systemd.notify(READY="1")
+        first = asyncio.create_task(self._applier.first.wait())
         try:
+            await asyncio.wait([first, stop, *tasks], timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
+            systemd.notify(READY="1")
             done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
         finally:
             systemd.notify(STOPPING="1", STATUS="finishing the change under way")
             async with self._applier.busy:  # an activation under way is finished or reverted, never cut
-                for task in [stop, *tasks]:
+                for task in [stop, first, *tasks]:
                     task.cancel()
-            await asyncio.gather(stop, *tasks, return_exceptions=True)
+            await asyncio.gather(stop, first, *tasks, return_exceptions=True)
             self._log.info("stopped", note="nginx serves on")
 
     @contextlib.asynccontextmanager
@@ -216,7 +221,9 @@ class Daemon:
             await self._adopt(settings)
         except GrayctlError as error:
             self._metrics.reread.set(0)
+            self._applier.caveat = f"the old settings and templates stay in use until you mend this and reload: {error}"
             self._log.error("reread_failed", error=str(error), kept="the old settings and templates")
+        self._applier.tell_systemd()
         systemd.notify(READY="1")
 
     async def _adopt(self, settings: Settings) -> None:
@@ -227,6 +234,7 @@ class Daemon:
             if getattr(settings, key) != getattr(self._settings, key):
                 self._log.warning("needs_restart", setting=key)
         self._metrics.reread.set(1)
+        self._applier.caveat = ""
         self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
         self._settings = settings
         self._applier.repace(settings.reload)
@@ -261,6 +269,7 @@ class Daemon:
             freeze=self._brake.standing(applier.catalog),
             last=summary(applier.last) if applier.last else "nothing was applied yet",
             trouble=self._reporter.trouble if self._reporter else "",
+            caveat=applier.caveat,
         )
 
     def ready(self) -> str:

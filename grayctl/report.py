@@ -88,6 +88,7 @@ def build_status(
     freeze: Freeze | None,
     last: str,
     trouble: str,
+    caveat: str,
 ) -> Status:
     """The daemon's own view."""
     converger, site = parts.converger, parts.site
@@ -106,6 +107,7 @@ def build_status(
         f"{entry.key}: this version of grayctl does not apply releases yet; the service is served without it"
         for entry in (catalog.kv.get("releases", ()) if catalog else ())
     )
+    unreported = (f"this node is not reported to the fleet: {trouble}",) if trouble else ()
     return Status(
         node=settings.node,
         version=__version__,
@@ -126,7 +128,7 @@ def build_status(
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
-        warnings=(*refused, *policies, *([f"this node is not reported to the fleet: {trouble}"] if trouble else [])),
+        warnings=(*((caveat,) if caveat else ()), *refused, *policies, *unreported),
     )
 
 

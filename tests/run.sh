@@ -4,8 +4,9 @@
 #   bash tests/run.sh
 #   bash tests/run.sh tests/unit -k weight
 #
-# The tests in tests/containers run wherever a Docker engine is reachable. A missing nginx or Consul is a failure,
-# never a skip. A gate that fails does not keep the others from being run.
+# The tests in tests/containers run wherever a Docker engine is reachable, those in tests/systemd wherever root may make
+# namespaces and cgroups; in CI both must. A missing nginx, Consul or systemd is a failure, never a skip. A gate that
+# fails does not keep the others from being run.
 set -euo pipefail
 
 # shellcheck source=examples/setup.sh

@@ -62,9 +62,11 @@ class Store(Journal):
             StateError: the directory cannot be made or written, or others may write to it.
         """
         with explained(self.root, "make the state directory"):
-            for folder in (self.root, self.objects_dir, self.sets_dir, self.generations_dir):
-                # nginx's master reads these as root, its workers read none of it; people may look
-                folder.mkdir(mode=0o755, parents=True, exist_ok=True)
+            # nginx's master reads it all as root, its workers read none of it. A directory that is there already keeps
+            # its mode: where the master is not root, somebody opened it for the master.
+            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            for folder in (self.objects_dir, self.sets_dir, self.generations_dir):
+                folder.mkdir(mode=0o755, exist_ok=True)
             self._demand_ownership()
             descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
         try:

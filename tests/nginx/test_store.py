@@ -176,6 +176,15 @@ def test_the_lock_is_not_handed_to_children(nginx: Nginx) -> None:
         child.wait()
 
 
+def test_the_state_directory_is_its_owners_alone_unless_somebody_opened_it(tmp_path: Path) -> None:
+    """Where nginx's master is not root, it has to read what another user made."""
+    with Store(tmp_path / "new").opened() as store:
+        assert store.root.stat().st_mode & 0o777 == 0o700
+    store.root.chmod(0o755)
+    with store.opened():
+        assert store.root.stat().st_mode & 0o777 == 0o755
+
+
 @pytest.mark.parametrize("mode", [0o777, 0o775, 0o1777])
 def test_a_directory_that_others_may_write_to_is_refused(tmp_path: Path, mode: int) -> None:
     """Who writes there writes what runs as root."""

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import sysconfig
+import tempfile
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -22,19 +23,27 @@ from tests.support.process import start, stop, wait_until
 
 T = TypeVar("T")
 BOOT = REPOSITORY / "tests" / "systemd" / "boot.sh"
-SYSTEMD = Path("/usr/lib/systemd/systemd")
+SYSTEMD = "/usr/lib/systemd/systemd"
 _CLONE_NEWNET = 0x40000000
 _OPENER = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 _libc = ctypes.CDLL(None, use_errno=True)
 
 
+_NAMESPACES = ("unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--kill-child=KILL")
+
+
 def boot_problem() -> str:
     """Why no machine can be booted here; empty when one can."""
-    if not SYSTEMD.exists():
-        return f"there is no {SYSTEMD}: install the package systemd"
     if os.geteuid() != 0:
         return "namespaces and cgroups are root's to make"
-    return ""
+    with tempfile.TemporaryDirectory() as folder:
+        command = [*_NAMESPACES, str(BOOT), "--probe", folder, _cgroup_name()]
+        done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    return done.stderr.strip()[-500:] if done.returncode else ""
+
+
+def _cgroup_name() -> str:
+    return f"grayctl-test-{uuid.uuid4().hex[:12]}"
 
 
 class Machine:
@@ -55,9 +64,8 @@ class Machine:
         self.log = folder / "boot.log"
         self._root = folder / "root"
         self._root.mkdir()
-        self._cgroup = f"grayctl-test-{uuid.uuid4().hex[:12]}"
-        command = ["unshare", "--mount", "--pid", "--fork", "--uts", "--ipc", "--net", "--kill-child=KILL"]
-        self._unshare = start([*command, BOOT, self._root, self._cgroup, *self._binds()], log=self.log)
+        self._cgroup = _cgroup_name()
+        self._unshare = start([*_NAMESPACES, BOOT, self._root, self._cgroup, *self._binds()], log=self.log)
         try:
             self.pid = wait_until(self._first_process, "systemd is the machine's first process")
             wait_until(self._is_up, "the machine is up")
@@ -88,15 +96,18 @@ class Machine:
         ]
 
     def _first_process(self) -> int:
-        assert self._unshare.poll() is None, self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        self._demand_alive()
         pid = self._unshare.pid
         children = Path(f"/proc/{pid}/task/{pid}/children").read_text(encoding="ascii").split()
         booted = bool(children) and Path(f"/proc/{children[0]}/comm").read_text(encoding="ascii") == "systemd\n"
         return int(children[0]) if booted else 0
 
     def _is_up(self) -> bool:
-        assert self._unshare.poll() is None, self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
+        self._demand_alive()
         return self.run("systemctl", "is-system-running", check=False).stdout == "running\n"
+
+    def _demand_alive(self) -> None:
+        assert self._unshare.poll() is None, self.log.read_text(encoding="utf-8", errors="replace")[-3000:]
 
     def _enter_network(self) -> None:
         """For a thread: what it opens from now on is in the machine's network."""
@@ -159,13 +170,17 @@ class Machine:
         if hasattr(self, "_network"):
             self._network.shutdown()
         stop(self._unshare, sig=signal.SIGKILL)
-        sweep = ["unshare", "--mount", str(BOOT), "--sweep", str(self._root), self._cgroup]
-        wait_until(lambda: subprocess.run(sweep, check=False, capture_output=True).returncode == 0, "its cgroups are gone")
+        wait_until(self._swept, "its cgroups are gone")
         shutil.rmtree(self._root)
+
+    def _swept(self) -> bool:
+        sweep = ["unshare", "--mount", str(BOOT), "--sweep", str(self._root), self._cgroup]
+        return subprocess.run(sweep, check=False, capture_output=True, timeout=60).returncode == 0
 
 
 def demand_machine() -> None:
-    """Skip where no machine can be booted; in CI that is a failure."""
+    """Skip where no machine can be booted; in CI that is a failure. So is a missing systemd everywhere."""
+    assert Path(SYSTEMD).exists(), f"there is no {SYSTEMD}: install Debian's package systemd"
     if problem := boot_problem():
         if os.environ.get("CI") == "true":
             pytest.fail(f"no systemd can be booted, and CI must: {problem}", pytrace=False)

@@ -5,6 +5,7 @@
 #
 #   unshare --mount --pid --fork --uts --ipc --net --kill-child boot.sh ROOT CGROUP [SOURCE=TARGET]...
 #   unshare --mount boot.sh --sweep ROOT CGROUP      removes the cgroups that such a machine left
+#   unshare --mount boot.sh --probe ROOT CGROUP      whether cgroups can be made here at all
 #
 # ROOT is an empty directory, CGROUP a name that nobody else uses. Each directory SOURCE is there at TARGET, read-only.
 set -euo pipefail
@@ -21,6 +22,13 @@ read_only() {
     mount --bind "$1" "$2"
     mount -o remount,bind,ro "$2"
 }
+
+if [ "$1" = --probe ]; then
+    mount_cgroups "$2"
+    mkdir "$own/$3"
+    rmdir "$own/$3"
+    exit
+fi
 
 if [ "$1" = --sweep ]; then
     mount_cgroups "$2"
@@ -79,4 +87,4 @@ pivot_root . .before
 umount -l /.before
 rmdir /.before
 exec env -i container=grayctl-test PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin \
-    setpriv --bounding-set -sys_module,-sys_time /usr/lib/systemd/systemd --log-target=console </dev/null
+    setpriv --bounding-set -sys_module,-sys_time /usr/lib/systemd/systemd </dev/null

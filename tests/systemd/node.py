@@ -77,15 +77,23 @@ class Node(Machine):
         self.run("systemctl", "daemon-reload")
 
     def up(self) -> None:
-        """Start all three, and wait until both instances of the shop serve."""
-        self.run("systemctl", "start", "consul")
-        wait_until(lambda: self.consul("GET", "/v1/catalog/nodes") not in {"", "[]"}, "Consul is ready")
-        self.weigh("a", 3)
-        self.weigh("b", 1)
+        """Start all three: when grayctl's start is over, both instances of the shop serve."""
+        self.beside()
+        self.register()
+        self.run("systemctl", "start", "grayctl")
+        assert self.shares() == {"a": 30, "b": 10}, "three to one"
+
+    def beside(self) -> None:
+        """Start nginx, with what `grayctl init` makes."""
         self.run("grayctl", "init", "--service", "shop")
         self.run("systemctl", "start", "nginx")
-        self.run("systemctl", "start", "grayctl")
-        wait_until(lambda: self.shares() == {"a": 30, "b": 10}, "three to one")
+
+    def register(self) -> None:
+        """Start Consul, and register both instances of the shop."""
+        self.run("systemctl", "start", "consul")
+        wait_until(lambda: self.consul("GET", "/v1/catalog/nodes") not in {"", "[]"}, "Consul is ready", seconds=60)
+        self.weigh("a", 3)
+        self.weigh("b", 1)
 
     def consul(self, method: str, path: str, body: object = None) -> str:
         """A call to the agent; empty when it does not answer."""

@@ -1,5 +1,6 @@
 """The unit files: systemd understands every line of them, and how far their sandbox is closed."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -22,6 +23,13 @@ def analyze(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     """`systemd-analyze`; a missing one fails the run, it does not skip."""
     command = ["systemd-analyze", *map(str, arguments)]
     return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+
+
+def quiet(*command: str | Path) -> str:
+    """What a command says that has to succeed."""
+    done = subprocess.run(list(map(str, command)), capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode == 0, done.stderr
+    return done.stdout + done.stderr
 
 
 def installed(folder: Path, *drop_ins: str) -> list[Path]:
@@ -70,3 +78,24 @@ def test_the_template_is_the_unit_with_an_instance_in_it() -> None:
     for old, new in INSTANCE.items():
         unit = [line.replace(old, new) for line in unit]
     assert template == unit
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
+def test_sysusers_makes_the_group(tmp_path: Path) -> None:
+    (tmp_path / "etc").mkdir()
+    file = UNITS / "sysusers.d" / "grayctl.conf"
+    assert "Creating group 'grayctl'" in quiet("systemd-sysusers", "--dry-run", f"--root={tmp_path}", file)
+    quiet("systemd-sysusers", f"--root={tmp_path}", file)
+    assert (tmp_path / "etc" / "group").read_text(encoding="ascii").startswith("grayctl:x:")
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
+def test_tmpfiles_makes_the_directories_and_closes_the_token(tmp_path: Path) -> None:
+    """On a bare root, and over what stands there with other modes."""
+    (tmp_path / "etc" / "grayctl").mkdir(parents=True)
+    token = tmp_path / "etc" / "grayctl" / "token"
+    token.write_text("secret", encoding="ascii")
+    token.chmod(0o644)
+    assert quiet("systemd-tmpfiles", "--create", f"--root={tmp_path}", UNITS / "tmpfiles.d" / "grayctl.conf") == ""
+    names = ("etc/grayctl", "etc/grayctl/token", "var/lib/grayctl")
+    assert [(tmp_path / name).stat().st_mode & 0o777 for name in names] == [0o755, 0o600, 0o700]
