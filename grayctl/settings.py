@@ -9,7 +9,6 @@ import re
 import socket
 import tomllib
 from collections.abc import Mapping
-from difflib import get_close_matches
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, cast, get_args, get_type_hints
 from urllib.parse import urlsplit
@@ -19,6 +18,7 @@ from msgspec import Meta, Struct
 
 from grayctl.errors import SettingsError
 from grayctl.toml_lines import quoted, where
+from grayctl.wording import did_you_mean
 
 DEFAULT_PATH = Path("/etc/grayctl/grayctl.toml")
 _MAX_PORT = 65535
@@ -299,8 +299,7 @@ def _refuse_unknown(raw: Mapping[str, Any], kind: type, prefix: str, text: str, 
     for key, value in raw.items():
         path = f"{prefix}{quoted(key)}"
         if key not in hints:
-            near = get_close_matches(key, hints, n=1)
-            hint = f"Did you mean {near[0]}? " if near else ""
+            hint = did_you_mean(key, hints)
             allowed = ", ".join(sorted(set(hints) - {"token"}))
             raise SettingsError(f"{where(name, text, path)}: unknown setting. {hint}Allowed here: {allowed}")
         inner = hints[key]

@@ -2,11 +2,11 @@
 
 import os
 import sys
-from importlib import import_module
 
 import click
 
 from grayctl import __version__
+from grayctl.cli.lazy import LazyGroup
 from grayctl.errors import GrayctlError
 
 # command -> (module, one line for --help): the module is imported when the command runs
@@ -25,23 +25,9 @@ _COMMANDS = {
 }
 
 
-class _LazyGroup(click.Group):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002 -- click's signature
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002 -- as above
-        if cmd_name not in _COMMANDS:
-            return None
-        command = getattr(import_module(f"grayctl.cli.{_COMMANDS[cmd_name][0]}"), cmd_name)
-        return command if isinstance(command, click.Command) else None
-
-    def format_commands(self, ctx: click.Context, formatter: click.HelpFormatter) -> None:  # noqa: ARG002 -- as above
-        with formatter.section("Commands"):
-            formatter.write_dl([(name, text) for name, (_, text) in _COMMANDS.items()])
-
-
 @click.group(
-    cls=_LazyGroup,
+    cls=LazyGroup,
+    table=_COMMANDS,
     context_settings={"help_option_names": ["-h", "--help"]},
     epilog="Exit codes: 0 done, 1 refused or failed, 2 usage, 3 rolled back, 4 unreachable.",
 )
