@@ -6,7 +6,13 @@ import pytest
 
 from tests.support.process import SCRUBBED
 
-pytest_plugins = ["tests.support.consul", "tests.support.nginx", "tests.support.edge", "tests.support.ordeal"]
+pytest_plugins = [
+    "tests.support.consul",
+    "tests.support.nginx",
+    "tests.support.edge",
+    "tests.support.ordeal",
+    "tests.support.advised",
+]
 
 
 @pytest.fixture(autouse=True)

@@ -3,7 +3,6 @@
 import ipaddress
 import re
 from collections.abc import Callable, Iterator
-from urllib.parse import urlsplit
 
 from grayctl.advice.finding import Finding, How, Level, Rule
 from grayctl.advice.view import View
@@ -36,8 +35,8 @@ def _host(placed: Placed) -> str:
     one = placed.directive
     if "$" in one.first or one.first.startswith("unix:") or "resolve" in one.args:
         return ""
-    target = urlsplit(one.first).netloc if "://" in one.first else one.first
-    found = _HOST.match(target)
+    _, scheme, rest = one.first.partition("://")
+    found = _HOST.match(re.split(r"[/?]", rest, maxsplit=1)[0] if scheme else one.first)
     return found["host"] if found else ""
 
 

@@ -80,19 +80,22 @@ CONSUL: tuple[Callable[[ConsulView], Iterator[Finding]], ...] = consul.JUDGES
 FLEET: tuple[Callable[[Fleet], Iterator[Finding]], ...] = fleet.JUDGES
 
 
-async def survey(settings: Settings, source: tuple[str, str], *, answers: bool) -> tuple[Finding, ...]:
+async def survey(
+    settings: Settings, source: tuple[str, str], *, answers: bool, root: Path = Path("/")
+) -> tuple[Finding, ...]:
     """Everything there is to say, each thing once.
 
     Args:
         settings: in force.
         source: name and text of the settings file; empty without one.
         answers: whether a daemon answers on the control socket.
+        root: stands before /proc, /sys and /etc.
     """
     said, (facts, tested, nginx) = await asyncio.gather(_hear(settings, source), _examine(settings))
     found = find_master(facts) if facts else None
     marker = await ask_marker(*listen_address(settings.nginx.marker))
     machine = await asyncio.to_thread(
-        partial(look, settings, master=found.pid if found else None, marker=marker, answers=answers)
+        partial(look, settings, master=found.pid if found else None, marker=marker, answers=answers, root=root)
     )
     view = await _view(settings, source, facts, tested, said.services)
     findings = [ok("settings", f"node {settings.node}"), *_templates(settings), *_state(settings), *nginx]

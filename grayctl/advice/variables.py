@@ -35,6 +35,7 @@ HASH = Rule(
 
 _FIRST = frozenset({"set", "perl_set", "js_set", "js_var", "auth_request_set"})
 _LAST = frozenset({"map", "geo", "split_clients"})
+_CODE = ("_by_lua_block", "_by_lua")  # Lua's own text, in which nginx expands nothing
 _NOT_OPTIMAL = re.compile(
     r"could not build (?:optimal )?(?:the )?(?P<hash>\w+_hash),? you should increase (?:either \w+_max_size: \d+ or )?"
     r"(?P<name>\w+_bucket_size): (?P<size>\d+)"
@@ -59,7 +60,7 @@ def variables(view: View) -> Iterator[Finding]:
             )
         elif defined:
             own.add(defined)
-        for argument in placed.directive.args:
+        for argument in () if placed.directive.name.endswith(_CODE) else placed.directive.args:
             for name in GRAY.findall(argument):
                 used.setdefault(name.lower(), placed)
     for name in sorted(used.keys() - known - own - RESERVED):
