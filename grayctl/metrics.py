@@ -1,5 +1,7 @@
 """Prometheus metrics: what is counted and timed, under Prometheus's naming."""
 
+from typing import Literal
+
 from prometheus_client import (
     CollectorRegistry,
     Counter,
@@ -12,7 +14,7 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from grayctl import __version__
-from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.outcome import Applied, Held, HeldBy, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Plan, Serving
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
@@ -27,12 +29,16 @@ _OUTCOME_NAMES: dict[type[Outcome], str] = {
 }
 
 
+# why what is wanted is not served: it was not tried, `nginx -t` refused it, or nginx took it and did not serve it
+NotServed = HeldBy | Literal["check", "proof"]
+
+
 def outcome_name(outcome: Outcome) -> str:
     """`applied`, `rolled_back`, ... as in metrics, logs and commands."""
     return _OUTCOME_NAMES[type(outcome)]
 
 
-def _held_by(outcome: Outcome) -> str | None:
+def _held_by(outcome: Outcome) -> NotServed | None:
     match outcome:
         case Held(by=by):
             return by
@@ -113,8 +119,8 @@ class Metrics:
             case _:
                 pass
 
-    def say_held(self, by: str | None) -> None:
-        """What keeps the wanted from being served, as in Held; None when nothing does."""
+    def say_held(self, by: NotServed | None) -> None:
+        """What keeps the wanted from being served; None when nothing does."""
         self.held.clear()
         if by is None:
             self.last_success.set_to_current_time()

@@ -12,7 +12,7 @@ from grayctl.errors import EXIT_REFUSED, GrayctlError, NginxError, TemplateError
 from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import Manifest
-from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.outcome import Applied, Held, HeldBy, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Finding, Server, ServicePlan, Serving
 from grayctl.model.report import (
     ConsulReport,
@@ -68,7 +68,7 @@ def result(outcome: Outcome, ward: Ward) -> Result:
     )
 
 
-def held_by(error: GrayctlError | OSError) -> str:
+def held_by(error: GrayctlError | OSError) -> HeldBy:
     """Which part of the machinery failed, as in Held."""
     if isinstance(error, NginxError):
         return "nginx"

@@ -16,7 +16,7 @@ from grayctl.model.report import FreezeReport, ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
-_PIPE_WIDTH = 200
+_PIPE_WIDTH = 10_000
 _SERVING = {"live": "green", "kept": "yellow", "refused": "red"}
 
 
@@ -55,7 +55,7 @@ def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) 
 
 
 def _console() -> Console:
-    """As wide as the terminal; in a pipe wide enough that nothing is cut."""
+    """As wide as the terminal; in a pipe wide enough that nothing is wrapped."""
     console = Console()
     return console if console.is_terminal else Console(width=_PIPE_WIDTH)
 

@@ -1,6 +1,10 @@
 """What came of one converge: frozen values that say why. Exceptions mean that the machinery failed."""
 
 from dataclasses import dataclass
+from typing import Literal
+
+# what keeps a change from being tried; `template` is the entry template that all services share
+HeldBy = Literal["freeze", "user-config", "nginx", "template", "disk", "machine", "consul"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,14 +33,10 @@ class Applied:
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """Nothing was tried: frozen, or the user's own configuration is broken, or nginx cannot be asked.
-
-    Attributes:
-        by: `freeze`, `user-config`, `nginx`, `template` (the entry template), `disk`, `machine`, `consul`.
-    """
+    """Nothing was tried: frozen, or the user's own configuration is broken, or nginx cannot be asked."""
 
     generation: int
-    by: str
+    by: HeldBy
     reason: str
 
 
