@@ -1,13 +1,13 @@
 """The Plan: what nginx shall do, as upstreams and decision tables, before a letter of configuration is written.
 
-`render` prints the tables and `explain` interprets the same tables, so they cannot disagree. Today a service
-is one upstream and one Constant; maps, geos and splits join them with releases.
+The tables are those of `grayctl.model.tables`. A service without a Release is one upstream and one Constant.
 """
 
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from grayctl.model.tokens import Address, Expression, Variable, Word
+from grayctl.model.tables import Table
+from grayctl.model.tokens import Address, Expression, Word
 from grayctl.settings import NginxSettings, listen_address
 
 
@@ -58,14 +58,6 @@ class Upstream:
     zone: str = "64k"
 
 
-@dataclass(frozen=True, slots=True)
-class Constant:
-    """A variable with one value. Written `split_clients "" $x { * value; }`, which costs nothing (FACTS)."""
-
-    variable: Variable
-    value: Word
-
-
 class Serving(StrEnum):
     """Where a service's servers come from."""
 
@@ -113,7 +105,7 @@ class ServicePlan:
     service: str
     id: str
     upstreams: tuple[Upstream, ...]
-    tables: tuple[Constant, ...]
+    tables: tuple[Table, ...]
     serving: Serving
     known: tuple[Server, ...]
     findings: tuple[Finding, ...] = ()

@@ -4,8 +4,9 @@ What each field means stands in docs/releases.md. Everything here has been check
 `grayctl.policy.document`; whoever holds a Release need not check again.
 """
 
-from dataclasses import dataclass, field
 from enum import StrEnum
+
+import msgspec
 
 from grayctl.model.plan import Balance
 
@@ -41,8 +42,7 @@ class Source(StrEnum):
         return self in {Source.HEADER, Source.COOKIE, Source.QUERY}
 
 
-@dataclass(frozen=True, slots=True, order=True)
-class Input:
+class Input(msgspec.Struct, frozen=True, order=True):
     """One thing of a request that a condition reads; `name` is empty where the source needs none."""
 
     source: Source
@@ -75,8 +75,7 @@ class Operator(StrEnum):
     GREATER_OR_EQUAL = ">="
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
+class Condition(msgspec.Struct, frozen=True, tag=True):
     """An atom: one input, one operator.
 
     Attributes:
@@ -89,22 +88,19 @@ class Condition:
     values: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class All:
+class All(msgspec.Struct, frozen=True, tag=True):
     """Every part holds; without parts it always holds."""
 
     parts: "tuple[Predicate, ...]"
 
 
-@dataclass(frozen=True, slots=True)
-class AnyOf:
+class AnyOf(msgspec.Struct, frozen=True, tag=True):
     """At least one part holds; without parts it never holds."""
 
     parts: "tuple[Predicate, ...]"
 
 
-@dataclass(frozen=True, slots=True)
-class Not:
+class Not(msgspec.Struct, frozen=True, tag=True):
     """The part does not hold."""
 
     part: "Predicate"
@@ -113,8 +109,7 @@ class Not:
 Predicate = Condition | All | AnyOf | Not
 
 
-@dataclass(frozen=True, slots=True)
-class Route:
+class Route(msgspec.Struct, frozen=True):
     """The first route whose predicate holds decides: `to` one version, or `shares` of those who match.
 
     Attributes:
@@ -135,8 +130,7 @@ class Unknown(StrEnum):
     REJECT = "reject"
 
 
-@dataclass(frozen=True, slots=True)
-class Explicit:
+class Explicit(msgspec.Struct, frozen=True):
     """A request may name its version.
 
     Attributes:
@@ -149,8 +143,7 @@ class Explicit:
     unknown: Unknown = Unknown.STABLE
 
 
-@dataclass(frozen=True, slots=True)
-class Region:
+class Region(msgspec.Struct, frozen=True):
     """Where a client is: in one of the networks, or the variable has one of the values (then `networks` is empty)."""
 
     name: str
@@ -159,16 +152,14 @@ class Region:
     values: tuple[str, ...] = ()
 
 
-@dataclass(frozen=True, slots=True)
-class BlueGreen:
+class BlueGreen(msgspec.Struct, frozen=True):
     """`preview` is reached where the predicate holds; everybody else gets stable, the active one."""
 
     preview: str
     predicate: Predicate
 
 
-@dataclass(frozen=True, slots=True)
-class UpstreamOptions:
+class UpstreamOptions(msgspec.Struct, frozen=True):
     """What a Release may say about its upstreams; `fail_timeout` in seconds."""
 
     keepalive: int = 32
@@ -177,8 +168,7 @@ class UpstreamOptions:
     zone: str = "auto"
 
 
-@dataclass(frozen=True, slots=True)
-class Release:
+class Release(msgspec.Struct, frozen=True):
     """One service's policy.
 
     Attributes:
@@ -199,7 +189,7 @@ class Release:
     explicit: Explicit | None = None
     regions: tuple[Region, ...] = ()
     blue_green: BlueGreen | None = None
-    balance: Balance = field(default_factory=Balance)
+    balance: Balance = Balance()
     upstream: UpstreamOptions = UpstreamOptions()
     when_empty: str = "keep_last"
 
@@ -216,8 +206,7 @@ class Release:
         return (self.stable, *sorted(named - {self.stable}))
 
 
-@dataclass(frozen=True, slots=True)
-class Slot:
+class Slot(msgspec.Struct, frozen=True):
     """A stretch of the ring of 10,000 hundredths of a percent.
 
     Attributes:
@@ -235,8 +224,7 @@ Ring = tuple[Slot, ...]
 """The slots from the beginning of the ring; what is beyond the last one is nobody's yet, and stable's."""
 
 
-@dataclass(frozen=True, slots=True)
-class Live:
+class Live(msgspec.Struct, frozen=True):
     """What is in force: the machine's part of a Release.
 
     Attributes:

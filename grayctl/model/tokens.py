@@ -13,6 +13,8 @@ _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,255}\Z")
 _VARIABLE = re.compile(r"[a-z0-9_]{1,128}\Z")
 _EXPRESSION = re.compile(r"[A-Za-z0-9_$:/.{}=&?-]{1,255}\Z")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\"'\\${};]*\Z")
+_VALUE = re.compile(r"[^\x00$]*\Z")
+_LONGEST_TOKEN = 4000  # nginx reads a configuration through a buffer of 4096 bytes: "too long parameter"
 _UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
 _LONGEST_NOTE = 500  # nginx refuses a comment beyond 4096 bytes; a character has up to four, and notes share a line
 
@@ -132,4 +134,86 @@ class Note:
         return shown if len(shown) <= _LONGEST_NOTE else f"{shown[: _LONGEST_NOTE - 3]}..."
 
 
-Token = Word | Variable | Expression | Address | Path | Seconds | Note
+def _demand_length(text: str, what: str) -> None:
+    if "\x00" in text or len(text.encode("utf-8", "surrogateescape")) > _LONGEST_TOKEN:
+        raise ValueError(f"{text[:40]!r}... is no {what}: at most {_LONGEST_TOKEN} bytes, none of them NUL")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Text:
+    """A text that a table yields, taken literally.
+
+    Raises:
+        ValueError: with a dollar sign, which nginx would expand and cannot escape; with NUL; beyond 4000 bytes.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _demand(_VALUE, self.text, "text without dollar signs")
+        _demand_length(self.text, "text")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class MapKey:
+    """A literal key of a `map`, whatever it looks like. nginx ignores the case of ASCII letters in it.
+
+    Raises:
+        ValueError: with NUL, or beyond 4000 bytes.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        _demand_length(self.text, "key")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Regex:
+    """A pattern as the key of a `map`: PCRE over bytes, searched. nginx tries none on an empty value.
+
+    Raises:
+        ValueError: with NUL, or beyond 4000 bytes.
+    """
+
+    pattern: str
+    ignore_case: bool = False
+
+    def __post_init__(self) -> None:
+        _demand_length(self.pattern, "pattern")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Cidr:
+    """A network, in canonical form, without bits beyond its mask.
+
+    Raises:
+        ValueError: on anything else.
+    """
+
+    text: str
+
+    def __post_init__(self) -> None:
+        if str(ipaddress.ip_network(self.text)) != self.text:
+            raise ValueError(f"{self.text!r} is not in canonical form: write {ipaddress.ip_network(self.text)}")
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Joined:
+    """Texts and variables one after another: what a table looks at."""
+
+    parts: "tuple[Text | Variable, ...]"
+
+
+@dataclass(frozen=True, slots=True, order=True)
+class Percent:
+    """A share in hundredths of a percent, 1-10000."""
+
+    hundredths: int
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.hundredths <= 10_000:  # noqa: PLR2004 -- hundredths of a percent
+            raise ValueError(f"{self.hundredths} is no share: 1-10000 hundredths of a percent are")
+
+
+Token = Word | Variable | Expression | Address | Path | Seconds | Note | Text | MapKey | Regex | Cidr | Joined | Percent

@@ -4,33 +4,28 @@ A service without a Release is one upstream of its healthy instances with their 
 `$gray_<id>` that names it.
 """
 
-import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
-    Balance,
-    Constant,
     Known,
-    Method,
     Plan,
-    Refusal,
     Server,
     ServicePlan,
     Serving,
-    Upstream,
-    refusal_address,
 )
-from grayctl.model.tokens import Expression, Variable, Word
+from grayctl.model.release import UpstreamOptions
+from grayctl.model.tables import Constant
+from grayctl.model.tokens import Variable, Word
 from grayctl.policy.admission import Admitted, admit
+from grayctl.policy.upstreams import parse_balance, upstream
 from grayctl.settings import ServiceSettings, Settings
 
 # A hash bucket's element: a pointer, the length (2 bytes) and the name, rounded up to the pointer's size; the
 # bucket ends with one more pointer (ngx_hash.c). So 46 bytes fit into nginx's default bucket of 64.
 _POINTER = 8
-_ZONE_SMALLEST, _ZONE_BASE, _ZONE_PER_SERVER = 64, 32, 1.1  # KiB
 _LONGEST_PREFIX = len("gray_")
 _LONGEST_ID = 123  # what the tokens for variables take, whatever nginx would
 
@@ -139,7 +134,7 @@ def resolve_service(
     return ServicePlan(
         service=service,
         id=identity,
-        upstreams=(_upstream(name, servers, own, settings),),
+        upstreams=(upstream(name, servers, parse_balance(own.balance), _options(own), settings.nginx),),
         tables=(Constant(Variable(f"gray_{identity}"), name),),
         serving=serving,
         known=usable or last,
@@ -154,51 +149,8 @@ def stub(service: str, settings: Settings) -> ServicePlan:
     return resolve_service(service, (), {}, None, settings)
 
 
-def _upstream(name: Word, servers: tuple[Server, ...], own: ServiceSettings, settings: Settings) -> Upstream:
-    if not servers:
-        return Upstream(name, (Server(refusal_address(settings.nginx, Refusal.UNAVAILABLE)),), keepalive=0)
-    balance = parse_balance(own.balance)
-    return Upstream(
-        name,
-        _rank(servers, balance.method),
-        balance,
-        keepalive=own.keepalive,
-        max_fails=own.max_fails,
-        fail_timeout=own.fail_timeout,
-        zone=_zone(own.zone, len(servers)),
-    )
-
-
-def _zone(size: str, servers: int) -> str:
-    """The size of an upstream's shared memory: `auto` is the power of two that holds its servers.
-
-    Measured on nginx 1.22: about 1 KiB a server beside 10 KiB, and 64k takes 50 servers but not 100. nginx refuses
-    a zone that is too small, without saying in which file.
-    """
-    if size != "auto":
-        return size
-    needed = _ZONE_BASE + _ZONE_PER_SERVER * servers
-    return f"{max(_ZONE_SMALLEST, 1 << math.ceil(math.log2(needed)))}k"
-
-
-def _rank(servers: tuple[Server, ...], method: Method) -> tuple[Server, ...]:
-    """Settle who is a backup: nginx refuses an upstream of backups alone, and backups beside some methods."""
-    primaries = tuple(server for server in servers if not server.backup)
-    if primaries and method.knows_backup:
-        return servers
-    return primaries or tuple(
-        Server(server.address, server.weight, version=server.version, instance=server.instance) for server in servers
-    )
-
-
-def parse_balance(text: str) -> Balance:
-    """`least_conn`, or `hash $request_uri` (consistent hashing).
-
-    Raises:
-        ValueError: on an unknown method or a key that is no nginx expression.
-    """
-    method, _, key = text.partition(" ")
-    return Balance(Method(method), Expression(key) if key else None)
+def _options(own: ServiceSettings) -> UpstreamOptions:
+    return UpstreamOptions(own.keepalive, own.max_fails, own.fail_timeout, own.zone)
 
 
 def _notices(

@@ -10,7 +10,8 @@ from grayctl.model.catalog import Catalog, Health, Registration
 from grayctl.model.plan import FieldFault, Known, Method, Server, Serving
 from grayctl.model.tokens import Address
 from grayctl.policy.admission import admit
-from grayctl.policy.resolve import Limits, parse_balance, resolve
+from grayctl.policy.resolve import Limits, resolve
+from grayctl.policy.upstreams import parse_balance
 from grayctl.settings import ServiceSettings, Settings, WatchSettings
 
 WATCH = WatchSettings()

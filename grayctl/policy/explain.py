@@ -1,0 +1,192 @@
+"""What nginx will decide for a request, and why: an interpreter of the decision tables that nginx is given."""
+
+import ipaddress
+from collections.abc import Iterable
+from dataclasses import dataclass
+from functools import lru_cache
+
+import pcre2
+
+from grayctl.model.release import HUNDRED_PERCENT
+from grayctl.model.tables import Constant, Geo, Map, Rule, Split, Table, Value
+from grayctl.model.tokens import Joined, MapKey, Regex, Text, Variable
+from grayctl.policy.request import Request
+
+_HASH_SPAN = 0xFFFFFFFF
+_NOWHERE = "255.255.255.255"  # what `geo` takes for a client on a unix socket
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """One rule that was asked.
+
+    Attributes:
+        name: the route's name, `explicit`, `preview` or `traffic`.
+        held: whether it is the one that decided.
+        why: its tests, and how each came out.
+    """
+
+    name: str
+    held: bool
+    why: str
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """What nginx decides for one request.
+
+    Attributes:
+        version: empty where none answers.
+        slot: of 10,000, counted from 0; None when no share was asked.
+        upstream: what `$gray_<id>` holds.
+        status: 400 or 503 when grayctl's own listeners refuse, otherwise 200: what the instances say is theirs.
+        fallback: the version that was meant has no instance.
+    """
+
+    service: str
+    version: str
+    route: str
+    slot: int | None
+    upstream: str
+    status: int
+    fallback: bool
+    trace: tuple[Step, ...]
+
+
+def explain(service: str, identity: str, tables: Iterable[Table], request: Request) -> Explanation:
+    """Evaluate a service's tables for a request.
+
+    Raises:
+        ValueError: nginx would refuse the request itself.
+    """
+    asked = _Asked(tables, request)
+    upstream = asked.variable(f"gray_{identity}").decode("utf-8", "replace")
+    version = asked.variable(f"grayver_{identity}").decode("utf-8", "replace")
+    label = asked.variable(f"grayroute_{identity}").decode("utf-8", "replace")
+    route = label.removesuffix("!fallback")
+    status = {"unknown": 400, "empty": 503}.get(route, 200)
+    return Explanation(service, version, route, asked.slot, upstream, status, label != route, tuple(asked.trace(route)))
+
+
+class _Asked:
+    """One request's evaluation: a variable is worked out once, when it is asked for, as in nginx."""
+
+    def __init__(self, tables: Iterable[Table], request: Request) -> None:
+        self._tables = {table.variable.name: table for table in tables}
+        self._request = request
+        self._known: dict[str, bytes] = {}
+        self._tests: dict[str, list[str]] = {}
+        self.slot: int | None = None
+
+    def variable(self, name: str) -> bytes:
+        if name not in self._known:
+            table = self._tables.get(name)
+            self._known[name] = self._table(table) if table else self._request.variable(name)
+        return self._known[name]
+
+    def trace(self, decided: str) -> Iterable[Step]:
+        for name, tests in self._tests.items():
+            yield Step(name, name == decided, "; ".join(tests))
+
+    def _table(self, table: Table) -> bytes:
+        match table:
+            case Map():
+                return self._map(table)
+            case Split():
+                return self._split(table)
+            case Geo():
+                return _longest_prefix(table, self._request.variable("remote_addr").decode())
+            case Constant(value=value):
+                return _bytes(value.text)
+
+    def _map(self, table: Map) -> bytes:
+        source = self._joined(table.source)
+        found = next(iter(_matches(table, source)), None)
+        if table.rule:
+            held = bool(source) if table.rule.unless_empty else found is not None
+            self._note(table.rule, source, held=held)
+        value, group = found or (table.default, b"")
+        return group if value == Variable("1") else self._value(value)
+
+    def _split(self, table: Split) -> bytes:
+        source = self._joined(table.source)
+        hashed = murmur2(source)
+        self.slot = slot_of(hashed)
+        bound, value = 0, table.rest
+        for share, text in table.shares:
+            bound += share.hundredths
+            if hashed < bound * _HASH_SPAN // HUNDRED_PERCENT:
+                value = text
+                break
+        if table.rule:
+            self._tests.setdefault(table.rule.name, []).append(f"slot {self.slot} of {HUNDRED_PERCENT}")
+        return _bytes(value.text)
+
+    def _note(self, rule: Rule, source: bytes, *, held: bool) -> None:
+        shown = source.decode("utf-8", "backslashreplace")
+        says = "holds" if held else "does not hold"
+        self._tests.setdefault(rule.name, []).append(f"{rule.test} {says} ({shown!r})")
+
+    def _joined(self, source: Joined) -> bytes:
+        return b"".join(self._value(part) for part in source.parts)
+
+    def _value(self, value: Value) -> bytes:
+        return _bytes(value.text) if isinstance(value, Text) else self.variable(value.name)
+
+
+def _matches(table: Map, source: bytes) -> Iterable[tuple[Value, bytes]]:
+    lowered = source.lower()  # of bytes: ASCII letters alone, as nginx does
+    for key, value in table.entries:
+        if isinstance(key, MapKey) and _bytes(key.text).lower() == lowered:
+            yield value, b""
+    for key, value in table.entries if source else ():
+        if isinstance(key, Regex):
+            found = _compiled(key).search(source)
+            if found:
+                yield value, found.group(1) if _compiled(key).groups else b""
+
+
+@lru_cache(maxsize=4096)
+def _compiled(regex: Regex) -> "pcre2.Pattern":
+    return pcre2.compile(_bytes(regex.pattern), flags=pcre2.IGNORECASE if regex.ignore_case else 0)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _longest_prefix(table: Geo, address: str) -> bytes:
+    client = ipaddress.ip_address(_NOWHERE if address == "unix:" else address)
+    client = getattr(client, "ipv4_mapped", None) or client
+    found = [
+        (network.prefixlen, text)
+        for cidr, text in table.entries
+        if client in (network := ipaddress.ip_network(cidr.text))
+    ]
+    return _bytes(max(found, default=(0, table.default), key=lambda one: one[0])[1].text)
+
+
+def slot_of(hashed: int) -> int:
+    """Which of the 10,000 slots a hash falls into; the last one takes what rounding leaves over."""
+    slot = min(hashed * HUNDRED_PERCENT // _HASH_SPAN, HUNDRED_PERCENT - 1)
+    while slot + 1 < HUNDRED_PERCENT and hashed >= (slot + 1) * _HASH_SPAN // HUNDRED_PERCENT:
+        slot += 1
+    while slot and hashed < slot * _HASH_SPAN // HUNDRED_PERCENT:
+        slot -= 1
+    return slot
+
+
+def murmur2(data: bytes) -> int:
+    """MurmurHash2, 32 bit, seed 0, by Austin Appleby: what `split_clients` uses (ngx_murmurhash.c)."""
+    multiplier, mask = 0x5BD1E995, 0xFFFFFFFF
+    hashed = len(data) & mask
+    whole = len(data) & ~3
+    for at in range(0, whole, 4):
+        word = int.from_bytes(data[at : at + 4], "little") * multiplier & mask
+        word = (word ^ word >> 24) * multiplier & mask
+        hashed = (hashed * multiplier & mask) ^ word
+    rest = data[whole:]
+    if rest:
+        hashed = (hashed ^ int.from_bytes(rest, "little")) * multiplier & mask
+    hashed = (hashed ^ hashed >> 13) * multiplier & mask
+    return hashed ^ hashed >> 15

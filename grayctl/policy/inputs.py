@@ -1,0 +1,196 @@
+"""Inputs of a policy -> what nginx calls them, and the questions that a condition asks of them."""
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from grayctl.model.release import Condition, Input, Operator, Release, Source
+from grayctl.model.tables import Geo, Map, Table, Value
+from grayctl.model.tokens import Joined, MapKey, Regex, Text, Variable
+from grayctl.policy import device, networks, patterns
+from grayctl.policy.patterns import Key
+
+Question = tuple[Joined, tuple[Key, ...]]
+"""What to look at, and the keys under which the answer is yes."""
+
+_PLAIN = {
+    Source.PATH: "uri",
+    Source.HOST: "host",
+    Source.PORT: "server_port",
+    Source.METHOD: "request_method",
+    Source.CLIENT_IP: "remote_addr",
+}
+_MOST_PATTERNS = 32  # texts beyond this many are looked up, not searched
+_SEPARATOR = "\n"  # no header, cookie or parameter can hold one, and lists have an entry a line
+
+
+class Inputs:
+    """Knows the variables of one service's policy, and makes the helper tables that they need.
+
+    Attributes:
+        tables: the helpers, by the name of their variable; which of them are needed shows when all is compiled.
+        warnings: what is wrong with lists, one line each.
+    """
+
+    def __init__(self, release: Release, identity: str, lists: Mapping[str, tuple[str, ...]]) -> None:
+        self._release, self._id, self._lists = release, identity, lists
+        self._regions = {region.name: region for region in release.regions}
+        self._sets: dict[tuple[networks.Network, ...], int] = {}
+        self.tables: dict[str, Table] = {}
+        self.warnings: dict[str, None] = {}
+
+    # ------------------------------------------------------------ variables
+
+    def of(self, given: Input) -> Joined:
+        """Where nginx has this input."""
+        return Joined((self._variable(given),))
+
+    def _variable(self, given: Input) -> Variable:
+        match given.source:
+            case Source.HEADER:
+                variable = Variable(f"http_{given.name.lower().replace('-', '_')}")
+            case Source.COOKIE if patterns.is_variable_name(given.name):
+                variable = Variable(f"cookie_{given.name.lower()}")
+            case Source.QUERY if patterns.is_variable_name(given.name):
+                variable = Variable(f"arg_{given.name.lower()}")
+            case Source.COOKIE:
+                variable = self._extracted("http_cookie", rf"(?:^|;) *{patterns.literal(given.name)} *= *([^;]*)")
+            case Source.QUERY:
+                variable = self._extracted("args", rf"(?:^|&){patterns.literal(given.name)}=([^&]*)")
+            case Source.IDENTITY:
+                variable = self.user()
+            case _:
+                variable = Variable(_PLAIN[given.source])
+        return variable
+
+    def _extracted(self, where: str, pattern: str) -> Variable:
+        """A cookie or parameter whose name is no variable's: `$cookie_my-uid` would mean `$cookie_my` and `-uid`."""
+        entries = ((Regex(pattern, ignore_case=True), Variable("1")),)
+        return self._helper("grayin", Joined((Variable(where),)), entries, Text(""))
+
+    def user(self) -> Variable:
+        """Who the user is: the first input that is not empty. Where nobody is anybody, each request is somebody new."""
+        chain = self._release.identity
+        if not chain:
+            return Variable("request_id")
+        value = self._variable(chain[-1])
+        for given in reversed(chain[:-1]):
+            first = self._variable(given)
+            value = self._helper("grayid", Joined((first,)), ((MapKey(""), value),), first)
+        return value
+
+    @property
+    def user_may_be_empty(self) -> bool:
+        """Whether a request can be without any of the identities."""
+        chain = self._release.identity or ()
+        return bool(chain) and all(one.source is not Source.CLIENT_IP for one in chain)
+
+    # ------------------------------------------------------------ questions
+
+    def questions(self, condition: Condition) -> Iterator[Question]:
+        """The condition holds when the answer to any of these is yes."""
+        source, values = condition.input.source, condition.values
+        if source is Source.REGION:
+            for name in values:
+                yield from self._region(name)
+        elif source is Source.DEVICE:
+            yield self._device(values)
+        elif source is Source.CLIENT_IP and condition.operator is Operator.IN:
+            yield self.inside(values)
+        elif condition.operator is Operator.IN_LIST:
+            entries = self._list(values[0])
+            yield self._addresses(values[0], entries) if source is Source.CLIENT_IP else self._texts(condition, entries)
+        elif condition.operator is Operator.IN and self._is_long(condition):
+            yield self._texts(condition, values)
+        else:
+            yield self.of(condition.input), patterns.keys(condition.input, condition.operator, values)
+
+    def inside(self, values: Iterable[str]) -> Question:
+        """Whether the client's address is in one of the networks."""
+        return self._inside(networks.parse(one) for one in values)
+
+    def _inside(self, found: Iterable[networks.Network]) -> Question:
+        wanted = tuple(sorted(set(found), key=lambda one: (one.version, one)))
+        number = self._sets.setdefault(wanted, len(self._sets))
+        variable = Variable(f"graynet_{self._id}")
+        # one geo for all sets of a policy: it grows with each
+        self.tables[variable.name] = Geo(variable, networks.entries(list(self._sets)), Text(""))
+        return Joined((variable,)), (Regex(networks.marker(number)),)
+
+    def _region(self, name: str) -> Iterator[Question]:
+        region = self._regions[name]
+        if region.variable:
+            yield Joined((Variable(region.variable),)), tuple(patterns.exact(region.values, Source.HEADER))
+        else:
+            yield self.inside(region.networks)
+
+    def _device(self, wanted: tuple[str, ...]) -> Question:
+        variable = Variable(f"graydev_{self._id}")
+        self.tables[variable.name] = Map(variable, Joined((Variable("http_user_agent"),)), device.entries(), Text(""))
+        return Joined((variable,)), tuple(device.membership(one) for one in wanted)
+
+    # ------------------------------------------------------------ lists
+
+    def _list(self, name: str) -> tuple[str, ...]:
+        if name not in self._lists:
+            self.warnings[
+                f"list {name!r} does not exist: it holds nobody. Write it with `grayctl list put {name} FILE`"
+            ] = None
+        return self._lists.get(name, ())
+
+    def _addresses(self, name: str, entries: tuple[str, ...]) -> Question:
+        found = []
+        for entry in entries:
+            try:
+                found.append(networks.parse(entry))
+            except ValueError as error:
+                self.warnings[f"list {name!r}: {error}: skipped"] = None
+        return self._inside(found)
+
+    def _is_long(self, condition: Condition) -> bool:
+        return (
+            len(condition.values) > _MOST_PATTERNS
+            and condition.input.source in {Source.HEADER, Source.IDENTITY, Source.HOST}
+            and not any(value.startswith("*.") or not value or _SEPARATOR in value for value in condition.values)
+        )
+
+    def _texts(self, condition: Condition, entries: Iterable[str]) -> Question:
+        """One of many texts, case and all: a hash lookup that ignores case, then an equality that does not.
+
+        The table yields how the entry is spelled, and the equality compares by back-reference. Only a path can hold the
+        separator, and no entry does: then the table yields nothing, and the equality fails at the separator in the end.
+        """
+        spellings: dict[str, list[str]] = {}
+        for entry in dict.fromkeys(entries):
+            spellings.setdefault(_lowered(entry), []).append(entry)
+        hashed: list[tuple[Key, Value]] = []
+        searched: list[str] = []
+        for lowered, spelled in spellings.items():
+            # `$` cannot be escaped in a value, and a long key would not fit into a bucket of nginx's hash
+            if any("$" in one for one in spelled) or not patterns.fits_a_bucket(lowered):
+                searched += [rf"^{patterns.literal(one)}\z" for one in spelled]
+            else:
+                hashed.append((MapKey(spelled[0]), Text(_SEPARATOR.join(spelled))))
+        looked_at = self._variable(condition.input)
+        found = [*hashed, *((one, looked_at) for one in patterns.joined(searched))]
+        canonical = self._helper("graylist", Joined((looked_at,)), tuple(found), Text(""))
+        same = Regex(r"^([^\n]+)\n(?:[^\n]+\n)*?\1(?:\n[^\n]+)*\z")
+        return Joined((looked_at, Text(_SEPARATOR), canonical)), (same,)
+
+    def _helper(
+        self,
+        prefix: str,
+        source: Joined,
+        entries: tuple[tuple[Key, Value], ...],
+        default: Value,
+    ) -> Variable:
+        """A table that is no test by itself; equal ones are one."""
+        for table in self.tables.values():
+            if isinstance(table, Map) and (table.source, table.entries, table.default) == (source, entries, default):
+                return table.variable
+        variable = Variable(f"{prefix}{len(self.tables) + 1}_{self._id}")
+        self.tables[variable.name] = Map(variable, source, entries, default)
+        return variable
+
+
+def _lowered(text: str) -> str:
+    """As nginx's hashes do: ASCII letters alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)

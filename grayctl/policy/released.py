@@ -1,0 +1,144 @@
+"""A service with a Release -> its part of the Plan: an upstream for each version that may answer, and the tables."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from grayctl.model.naming import service_id, service_slug
+from grayctl.model.plan import Known, Refusal, Server, ServicePlan, Serving, refusal_address
+from grayctl.model.release import Live, Protocol, Release
+from grayctl.model.tables import Constant, Map, Table, Value
+from grayctl.model.tokens import Joined, MapKey, Text, Variable, Word
+from grayctl.policy.admission import Admitted
+from grayctl.policy.compile import Decision, Graph, compile_release
+from grayctl.policy.upstreams import upstream
+from grayctl.settings import NginxSettings, Settings
+
+
+@dataclass(frozen=True, slots=True)
+class InForce:
+    """A policy and the machine's part of it."""
+
+    release: Release
+    live: Live
+
+
+def resolve_release(
+    admitted: Admitted,
+    known: Known | None,
+    settings: Settings,
+    in_force: InForce,
+    lists: Mapping[str, tuple[str, ...]],
+    *,
+    guarded: tuple[Server, ...] = (),
+) -> ServicePlan:
+    """One service's part of the Plan, by its policy.
+
+    Args:
+        admitted: the instances that may serve.
+        known: what it served last, for `keep_last`.
+        settings: the ports of the refusals.
+        in_force: what decides.
+        lists: name -> entries.
+        guarded: absent servers that the guard keeps in use.
+    """
+    release = in_force.release
+    by_version: dict[str, list[Server]] = {}
+    for server in sorted((*admitted.healthy, *guarded)):
+        by_version.setdefault(server.version, []).append(server)
+    nameless = len(by_version.pop("", []))
+    last = tuple(one for one in known.servers if one.version == release.stable) if known else ()
+    serving = Serving.LIVE
+    if release.stable not in by_version:
+        serving = Serving.KEPT if last and release.when_empty == "keep_last" else Serving.REFUSED
+        if serving is Serving.KEPT:
+            by_version[release.stable] = list(last)
+    identity = service_id(release.service)
+    graph = compile_release(release, in_force.live, identity, frozenset(by_version), lists)
+    names = _names(release, graph)
+    kept = tuple(server for servers in by_version.values() for server in servers)
+    return ServicePlan(
+        service=release.service,
+        id=identity,
+        upstreams=tuple(
+            upstream(name, tuple(_of(version, by_version)), release.balance, release.upstream, settings.nginx)
+            for version, name in sorted(names.items())
+        ),
+        tables=(*graph.tables, *_faces(identity, graph, names, release, settings.nginx)),
+        serving=serving if by_version else Serving.REFUSED,
+        known=tuple(sorted(kept)) or (known.servers if known else ()),
+        findings=admitted.findings,
+        notices=(*graph.warnings, *_notices(release, by_version, serving, nameless=nameless, idle=admitted.idle)),
+        guarded=guarded,
+    )
+
+
+def _of(version: str, by_version: Mapping[str, list[Server]]) -> list[Server]:
+    """A version's servers; without a version those of all."""
+    return by_version[version] if version else sorted(one for servers in by_version.values() for one in servers)
+
+
+def _names(release: Release, graph: Graph) -> dict[str, Word]:
+    """The upstreams that decisions lead to, by version; the one of all versions has none."""
+    slug, names, taken = service_slug(release.service), dict[str, Word](), set[str]()
+    for decision in graph.decisions.values():
+        if decision.reject or decision.unavailable or decision.version in names:
+            continue
+        name = f"{slug}.{decision.version}.gray" if decision.version else f"{slug}.gray"
+        while name.lower() in taken:  # nginx's names ignore case, versions do not
+            name = f"{name}.{len(taken)}"
+        taken.add(name.lower())
+        names[decision.version] = Word(name)
+    return names
+
+
+def _faces(
+    identity: str, graph: Graph, names: Mapping[str, Word], release: Release, nginx: NginxSettings
+) -> tuple[Table, ...]:
+    """The three variables that people use: where to, which version, by which rule."""
+    grpc = release.protocol is Protocol.GRPC
+
+    def target(decision: Decision) -> str:
+        if decision.reject:
+            return refusal_address(nginx, Refusal.GRPC_BAD_REQUEST if grpc else Refusal.BAD_REQUEST).text
+        if decision.unavailable:
+            return refusal_address(nginx, Refusal.GRPC_UNAVAILABLE if grpc else Refusal.UNAVAILABLE).text
+        return names[decision.version].text
+
+    return (
+        _face(Variable(f"gray_{identity}"), graph, {code: target(one) for code, one in graph.decisions.items()}),
+        _face(Variable(f"grayver_{identity}"), graph, {code: one.version for code, one in graph.decisions.items()}),
+        _face(Variable(f"grayroute_{identity}"), graph, {code: one.route for code, one in graph.decisions.items()}),
+    )
+
+
+def _face(variable: Variable, graph: Graph, meanings: Mapping[str, str]) -> Table:
+    if isinstance(graph.root, Text):
+        return Constant(variable, Text(meanings[graph.root.text]))
+    texts = list(meanings.values())
+    default = max(texts, key=texts.count)
+    entries: tuple[tuple[MapKey, Value], ...] = tuple(
+        (MapKey(code), Text(text)) for code, text in meanings.items() if text != default
+    )
+    return (
+        Map(variable, Joined((graph.root,)), entries, Text(default)) if entries else Constant(variable, Text(default))
+    )
+
+
+def _notices(
+    release: Release, by_version: Mapping[str, list[Server]], serving: Serving, *, nameless: int, idle: int
+) -> tuple[str, ...]:
+    notices = []
+    if serving is Serving.KEPT:
+        notices.append(f"stable {release.stable} has no healthy instance: the last known stay in use")
+    if serving is Serving.REFUSED:
+        notices.append(f"stable {release.stable} has no healthy instance: what it should answer is answered 503")
+    notices += [
+        f"{version} has no healthy instance: its share goes to {release.stable}"
+        for version in release.versions[1:]
+        if version not in by_version
+    ]
+    if nameless:
+        notices.append(f"{nameless} healthy without a version: no traffic; register a version")
+    if idle:
+        notices.append(f"{idle} healthy with weight 0: no traffic")
+    return tuple(notices)
