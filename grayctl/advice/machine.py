@@ -3,6 +3,7 @@
 This looks and never judges.
 """
 
+import contextlib
 import os
 import re
 import socket
@@ -175,16 +176,20 @@ def _address(raw: str, family: socket.AddressFamily) -> str:
 def _holders(root: Path, inodes: Iterable[str]) -> dict[str, set[tuple[int, str]]]:
     wanted, found = set(inodes), dict[str, set[tuple[int, str]]]()
     for process in (root / "proc").iterdir():
-        if not process.name.isdigit():
-            continue
-        try:
-            links = [str(one.readlink()) for one in (process / "fd").iterdir()]
-        except OSError:  # it has ended, or is not ours to look into
-            continue
-        for link in links:
-            if (match := _SOCKET.match(link)) and match[1] in wanted:
-                name = _text(process / "comm").strip()
-                found.setdefault(match[1], set()).add((int(process.name), name))
+        if process.name.isdigit():
+            for inode in wanted & _sockets(process):
+                found.setdefault(inode, set()).add((int(process.name), _text(process / "comm").strip()))
+    return found
+
+
+def _sockets(process: Path) -> set[str]:
+    """The inodes of a process's sockets; none when it has ended, or is not ours to look into."""
+    found = set()
+    with contextlib.suppress(OSError):
+        for one in (process / "fd").iterdir():
+            with contextlib.suppress(FileNotFoundError):  # closed since
+                if match := _SOCKET.match(str(one.readlink())):
+                    found.add(match[1])
     return found
 
 
@@ -193,6 +198,21 @@ def _process(root: Path, pid: int) -> Process | None:
     if "Uid" not in fields:
         return None
     return Process(pid, int(fields["Uid"].split()[1]), int(fields.get("CapEff", "0"), 16))
+
+
+def hidden_master(pid_file: Path) -> int | None:
+    """The pid in a pid file, when it is a process that we may not look into, and so could not signal either."""
+    try:
+        pid = int(pid_file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    try:
+        Path(f"/proc/{pid}/exe").readlink()
+    except PermissionError:
+        return pid
+    except OSError:
+        return None
+    return None
 
 
 def holder(lock: Path, root: Path = Path("/")) -> int | None:
@@ -213,6 +233,14 @@ def _open_files(root: Path, pid: int) -> int:
     return int(found[1]) if found else 1 << 20  # unlimited, or not ours to look at
 
 
+def mode(path: Path) -> int:
+    """The mode as stat shows it, with the kind of file; 0 when it is not there or not ours to see."""
+    try:
+        return path.stat().st_mode
+    except OSError:
+        return 0
+
+
 def _node(path: Path) -> Node | None:
     try:
         found = path.stat()
@@ -223,7 +251,7 @@ def _node(path: Path) -> Node | None:
 
 def _may_write(path: Path) -> bool:
     """Whether this process may write to a directory, or make it in the nearest one that is there."""
-    there = next((one for one in (path, *path.parents) if one.exists()), Path("/"))
+    there = next((one for one in (path, *path.parents) if mode(one)), Path("/"))
     return os.access(there, os.W_OK | os.X_OK)
 
 

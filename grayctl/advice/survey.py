@@ -1,11 +1,13 @@
 """Gathers what the judges look at, and asks them. What is missing or away is a finding; the rest is still judged."""
 
 import asyncio
+import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from stat import S_ISDIR, S_ISREG
 from typing import TypeVar
 
 from grayctl import __version__
@@ -26,7 +28,7 @@ from grayctl.advice.consul import ConsulView, needed
 from grayctl.advice.decisions import from_settings
 from grayctl.advice.finding import Finding, How, Level, Rule, ok
 from grayctl.advice.fleet import Fleet
-from grayctl.advice.machine import Machine, look
+from grayctl.advice.machine import Machine, hidden_master, look, mode
 from grayctl.advice.names import host_names
 from grayctl.advice.view import View
 from grayctl.consul.client import ConsulClient
@@ -91,12 +93,9 @@ async def survey(
         answers: whether a daemon answers on the control socket.
         root: stands before /proc, /sys and /etc.
     """
-    said, (facts, tested, nginx) = await asyncio.gather(_hear(settings, source), _examine(settings))
-    found = find_master(facts) if facts else None
+    said, (facts, tested, master, nginx) = await asyncio.gather(_hear(settings, source), _examine(settings))
     marker = await ask_marker(*listen_address(settings.nginx.marker))
-    machine = await asyncio.to_thread(
-        partial(look, settings, master=found.pid if found else None, marker=marker, answers=answers, root=root)
-    )
+    machine = await asyncio.to_thread(partial(look, settings, master=master, marker=marker, answers=answers, root=root))
     view = await _view(settings, source, facts, tested, said.services)
     findings = [ok("settings", f"node {settings.node}"), *_templates(settings), *_state(settings), *nginx]
     if view is not None:
@@ -113,7 +112,7 @@ def _judged(judges: Iterable[Callable[[_T], Iterable[Finding]]], view: _T) -> It
 
 def _templates(settings: Settings) -> Iterator[Finding]:
     folder = settings.templates_dir
-    if folder and not Path(folder).is_dir():
+    if folder and not S_ISDIR(mode(Path(folder))):
         yield NO_TEMPLATES.found(f"{folder} is no directory", how=How.RUN, advice=f"mkdir -p {folder}")
     broken = Templates(folder).broken
     for error in broken.values():
@@ -123,7 +122,10 @@ def _templates(settings: Settings) -> Iterator[Finding]:
 
 
 def _state(settings: Settings) -> Iterator[Finding]:
-    store = Store(Path(settings.state_dir))
+    root = Path(settings.state_dir)
+    if mode(root) and not os.access(root, os.R_OK | os.X_OK):
+        return  # permissions say that it is not ours
+    store = Store(root)
     number, current = store.current_number(), store.current()
     if current is not None:
         yield ok("state", f"generation {current.number} stands, {len(current.objects)} services are published")
@@ -134,13 +136,14 @@ def _state(settings: Settings) -> Iterator[Finding]:
         yield DAMAGED.found(what, how=How.RUN, advice="systemctl restart grayctl")
 
 
-async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, list[Finding]]:
-    """Nginx as it says itself: what it is, whether it takes its configuration, whether it runs."""
+async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, int | None, list[Finding]]:
+    """Nginx as it says itself: what it is, whether it takes its configuration, the master's pid when it runs."""
     try:
         facts = await asyncio.to_thread(inspect, settings.nginx, Path(settings.state_dir))
         tested = await test(settings.nginx, facts, None)
     except GrayctlError as error:
-        return None, None, [NO_NGINX.found(str(error))]
+        advice = "mend that, then run grayctl check again"
+        return None, None, None, [NO_NGINX.found(str(error), how=How.DO, advice=advice)]
     findings = [ok("nginx", f"{facts.binary} {facts.version}, {facts.conf}")]
     if not tested.ok:
         what = f"nginx -t refuses the configuration as it stands: {'; '.join(tested.messages)}"
@@ -149,15 +152,16 @@ async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, li
         advice = f"mend it, then run grayctl check again{denied}"
         findings.append(REFUSES.found(what, how=How.DO, advice=advice, where=place))
     found = find_master(facts)
-    if found is not None:
-        findings.append(ok("nginx", f"runs as pid {found.pid}"))
+    pid = found.pid if found else hidden_master(facts.pid_file)
+    if pid is not None:
+        findings.append(ok("nginx", f"runs as pid {pid}"))
     else:
         what = f"nginx does not run: {facts.pid_file} names no master of {facts.conf}"
         findings.append(NOT_RUNNING.found(what, how=How.RUN, advice="systemctl start nginx"))
     if lost := orphans(facts):
         pids = " ".join(map(str, lost))
         findings.append(ORPHANS.found(f"workers without a master: {pids}", how=How.RUN, advice=f"kill -QUIT {pids}"))
-    return facts, tested, findings
+    return facts, tested, pid, findings
 
 
 async def _view(
@@ -197,8 +201,8 @@ def _files(tree: Tree) -> tuple[frozenset[str], frozenset[str]]:
     folders = {one.first for one in tree.main.own("working_directory")}
     pids = {one.first for one in tree.main.own("pid")}
     return (
-        frozenset(one for one in folders if not Path(one).is_dir()),
-        frozenset(one for one in pids if Path(one).exists() and not Path(one).is_file()),
+        frozenset(one for one in folders if not S_ISDIR(mode(Path(one)))),
+        frozenset(one for one in pids if mode(Path(one)) and not S_ISREG(mode(Path(one)))),
     )
 
 

@@ -194,8 +194,8 @@ class _Reader:
 
     def _include(self, one: Directive, through: tuple[str, ...]) -> Iterator[Directive]:
         """The include itself, then what it brings."""
-        there = one.has_magic or (self.conf.parent / one.first).exists()
-        yield replace(one, entries=self._entries(one.first), dangling=not there)
+        dangling = not one.has_magic and _is_missing(self.conf.parent / one.first)
+        yield replace(one, entries=self._entries(one.first), dangling=dangling)
         for inner in self._included(one.first):
             if inner not in through:
                 yield from self.file(inner, through)
@@ -219,6 +219,16 @@ class _Reader:
         """Which of ENTRIES an include's argument names, however it is spelled."""
         given = self.conf.parent / argument
         return tuple(name for name in ENTRIES if _names(given, self.state_dir / "current" / name))
+
+
+def _is_missing(path: Path) -> bool:
+    try:
+        path.stat()
+    except (FileNotFoundError, NotADirectoryError):
+        return True
+    except OSError:  # it may be there, and we may not look
+        return False
+    return False
 
 
 def _names(given: Path, wanted: Path) -> bool:
