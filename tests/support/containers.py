@@ -33,7 +33,7 @@ from tests.support.process import wait_until
 CONSUL_IMAGE = os.environ.get("GRAYCTL_TEST_CONSUL_IMAGE", "hashicorp/consul:1.20")
 EDGE_IMAGE = os.environ.get("GRAYCTL_TEST_EDGE_IMAGE", "")  # empty: built from tests/containers/Dockerfile
 # What grayctl is installed from.
-_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "grayctl", "templates")
+_SOURCES = ("pyproject.toml", "README.md", "LICENSE", "grayctl", "templates", "systemd")
 
 
 @functools.cache
