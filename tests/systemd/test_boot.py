@@ -161,7 +161,7 @@ def test_a_stuck_daemon_is_restarted_by_the_watchdog(node: Node, stuck: str) -> 
     node.up()
     daemon, template = node.main_pid(), "/etc/grayctl/templates/snippet.conf.j2"
     if stuck == "stopped":
-        node.run("kill", "-STOP", str(daemon))
+        node.run("systemctl", "kill", "--kill-whom=main", "--signal=STOP", "grayctl")
     else:
         node.write(template, "{% for _ in range(10 ** 15) %}{% endfor %}\n")
         node.run("systemctl", "reload", "grayctl")
