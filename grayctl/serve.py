@@ -207,7 +207,7 @@ class Faces:
             os.umask(mask)
         try:
             os.chown(path, -1, grp.getgrnam(_GROUP).gr_gid)
-        except (KeyError, PermissionError):
+        except (KeyError, OSError):  # no such group; or not ours to give, also inside a user namespace
             self._log.info("control_socket_private", path=str(path), hint=f"create the group {_GROUP} to share reading")
         self._runners.append(runner)
 

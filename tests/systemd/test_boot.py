@@ -3,6 +3,7 @@
 import json
 import re
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -11,6 +12,43 @@ from tests.support.consul import REPOSITORY
 from tests.support.machine import demand_machine
 from tests.support.process import wait_until
 from tests.systemd.node import UNITS, Node
+
+_CACHE = "/var/cache/nginx/shop"
+_FLIPPED = "no mount namespace"
+_UNKNOWN = "nginx's master is not recognised"
+# What stays open -> how it is closed, what makes nginx need it, and the words of docs/systemd.md for what happens then.
+OPEN = {
+    "CAP_SYS_ADMIN": ("CapabilityBoundingSet=~CAP_SYS_ADMIN", "", _FLIPPED),
+    "mount": ("SystemCallFilter=~mount", "", _FLIPPED),
+    "RestrictNamespaces=mnt": ("RestrictNamespaces=true", "", _FLIPPED),
+    "CAP_NET_BIND_SERVICE": (
+        "CapabilityBoundingSet=~CAP_NET_BIND_SERVICE",
+        "",
+        "bind() to 0.0.0.0:80 failed (13: Permission denied)",
+    ),
+    "CAP_DAC_OVERRIDE": (
+        "CapabilityBoundingSet=~CAP_DAC_OVERRIDE",
+        "chown www-data:adm /var/log/nginx/*; chmod 640 /var/log/nginx/*",
+        'open() "/var/log/nginx/error.log" failed (13: Permission denied)',
+    ),
+    "CAP_CHOWN": (
+        "CapabilityBoundingSet=~CAP_CHOWN",
+        f"rm -r {_CACHE}",
+        f'chown("{_CACHE}", 33) failed (1: Operation not permitted)',
+    ),
+    "CAP_FOWNER": (
+        "CapabilityBoundingSet=~CAP_FOWNER",
+        f"chmod 500 {_CACHE}",
+        f'chmod() "{_CACHE}" failed (1: Operation not permitted)',
+    ),
+    "CAP_SYS_PTRACE": ("CapabilityBoundingSet=~CAP_SYS_PTRACE", "", _UNKNOWN),
+    "ProtectSystem=full": (
+        "ProtectSystem=strict",
+        "",
+        'open() "/var/log/nginx/error.log" failed (30: Read-only file system)',
+    ),
+    "PrivateUsers": ("PrivateUsers=true", "", f'chown("{_CACHE}", 33) failed (22: Invalid argument)'),
+}
 
 PAGE = (REPOSITORY / "docs" / "systemd.md").read_text(encoding="utf-8")
 
@@ -28,6 +66,18 @@ def node(tmp_path: Path) -> Iterator[Node]:
 
 def capabilities(mask: str) -> set[int]:
     return {number for number in range(64) if int(mask, 16) >> number & 1}
+
+
+def tells(node: Node, words: str) -> bool:
+    """Whether `grayctl status` shows what the page says in these words."""
+    report = node.status()
+    shown = {_FLIPPED: report["nginx"]["staging"] == "flip", _UNKNOWN: report["nginx"]["pid"] is None}
+    return bool(shown.get(words, words in report["last_outcome"]))
+
+
+def serves(node: Node, weight: int) -> bool:
+    """Whether instance a has this weight, and candidates are checked in a namespace."""
+    return node.status()["nginx"]["staging"] == "namespace" and node.shares(weight + 1) == {"a": weight, "b": 1}
 
 
 def test_a_service_that_changes_what_nginx_serves_from_inside_its_sandbox(node: Node) -> None:
@@ -90,6 +140,23 @@ def test_a_tighter_sandbox_serves_too(node: Node, drop_in: str, staging: str) ->
     assert node.status()["nginx"]["staging"] == staging
     node.weigh("b", 3)
     wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "the new weight is served")
+
+
+def test_what_stays_open_has_to(node: Node) -> None:
+    """Each is closed in turn: what the page says happens, and is over when it is open again."""
+    node.up()
+    weight = 3
+    for name, (closed, before, words) in OPEN.items():
+        assert re.search(rf"^\|[^|]*`{re.escape(name)}`[^|]*\|.*{re.escape(words)}", PAGE, re.MULTILINE), name
+        node.run("sh", "-c", before)
+        node.drop_in(f"[Service]\n{closed}\n")
+        node.run("systemctl", "restart", "grayctl")
+        weight += 1
+        node.weigh("a", weight)
+        wait_until(partial(tells, node, words), f"without {name}: {words}")
+        node.drop_in("")
+        node.run("systemctl", "restart", "grayctl")
+        wait_until(partial(serves, node, weight), f"all is well with {name} again")
 
 
 def test_a_restart_of_nginx_in_the_middle_of_an_activation_is_survived(node: Node) -> None:
@@ -176,17 +243,25 @@ def test_a_stuck_daemon_is_restarted_by_the_watchdog(node: Node, stuck: str) -> 
     wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "another one goes on")
 
 
-def test_two_on_one_machine_do_not_know_each_other(node: Node) -> None:
-    """Installed as docs/systemd.md says."""
+def shared(node: Node, port: int, shares: dict[str, int]) -> bool:
+    return node.shares(port=port) == shares
+
+
+def add_public(node: Node) -> None:
+    """A second nginx with a second grayctl, as docs/systemd.md says, on port 81; not started yet."""
     nginx, settings = (re.findall(rf"```{kind}\n(.*?)```", PAGE, re.DOTALL)[0] for kind in ("ini", "toml"))
     node.write("/etc/systemd/system/nginx@.service", nginx)
     node.write("/etc/grayctl/public.toml", settings)
     node.nginx_conf("public", port=81)
     node.run("systemctl", "daemon-reload")
-    node.up()
     node.run("grayctl", "--config", "/etc/grayctl/public.toml", "init", "--service", "shop")
+
+
+def test_two_on_one_machine_do_not_know_each_other(node: Node) -> None:
+    node.up()
+    add_public(node)
     node.run("systemctl", "start", "nginx@public", "grayctl@public")
-    wait_until(lambda: node.shares(port=81) == {"a": 30, "b": 10}, "the second nginx serves")
+    assert node.shares(port=81) == {"a": 30, "b": 10}
     node.run("systemctl", "stop", "grayctl")
     node.weigh("b", 3)
     wait_until(lambda: node.shares(port=81) == {"a": 20, "b": 20}, "the second one follows alone")
@@ -194,11 +269,24 @@ def test_two_on_one_machine_do_not_know_each_other(node: Node) -> None:
     assert node.path("/run/grayctl-public/control.sock").exists()
 
 
-def test_rotated_logs_are_written_anew(node: Node) -> None:
+def test_rotated_logs_are_written_anew_by_every_nginx(node: Node) -> None:
+    """Twice, with a compressed one the second time; nginx and the proofs go on."""
     node.write("/etc/logrotate.d/nginx", (UNITS / "logrotate.d" / "nginx").read_text(encoding="utf-8"))
     node.up()
-    node.run("logrotate", "--force", "--state=/run/logrotate.state", "/etc/logrotate.d/nginx")
-    node.weigh("b", 3)
-    wait_until(lambda: node.shares() == {"a": 20, "b": 20}, "a change is served and proven")
-    wait_until(lambda: node.path("/var/log/nginx/access.log").stat().st_size, "nginx writes to the new log")
-    assert node.path("/var/log/nginx/access.log.1").stat().st_size
+    add_public(node)
+    node.run("systemctl", "start", "nginx@public", "grayctl@public")
+    masters = [node.main_pid("nginx"), node.main_pid("nginx@public")]
+    for weight, shares in ((3, {"a": 20, "b": 20}), (1, {"a": 30, "b": 10})):
+        for port in (80, 81):
+            node.ask(f"http://127.0.0.1:{port}/before/{weight}")
+        node.run("logrotate", "--force", "--state=/run/logrotate.state", "/etc/logrotate.d/nginx")
+        node.weigh("b", weight)
+        for port, log in ((80, "access.log"), (81, "access-public.log")):
+            wait_until(partial(shared, node, port, shares), "the change is served")
+            current = node.path(f"/var/log/nginx/{log}").read_text(encoding="ascii")
+            assert "GET / " in current, f"{log} is written anew"
+            assert f"before/{weight}" in node.path(f"/var/log/nginx/{log}.1").read_text(encoding="ascii")
+            assert f"before/{weight}" not in current
+    assert node.path("/var/log/nginx/access-public.log.2.gz").exists()
+    assert masters == [node.main_pid("nginx"), node.main_pid("nginx@public")]
+    wait_until(lambda: node.status()["generation"]["proven"], "the last change is proven")

@@ -1,5 +1,6 @@
 """The unit files: systemd understands every line of them, and how far their sandbox is closed."""
 
+import json
 import os
 import re
 import shutil
@@ -71,6 +72,19 @@ def test_the_sandbox_is_as_closed_as_documented(tmp_path: Path, drop_ins: list[s
     page = (REPOSITORY / "docs" / "systemd.md").read_text(encoding="utf-8")
     named = " and ".join(f"`{one}`" for one in drop_ins) or "as shipped"
     assert re.search(rf"^\| {re.escape(named)} \| {exposure} \|", page, re.MULTILINE)
+
+
+def test_each_open_end_is_in_the_table_with_its_reason() -> None:
+    """Every line that `systemd-analyze security` counts against the unit."""
+    page = (REPOSITORY / "docs" / "systemd.md").read_text(encoding="utf-8")
+    table = re.findall(r"^\|.*\|$", page.partition("| open | without it |")[2].partition("\n\n")[0], re.MULTILINE)
+    named = " ".join(row.split("|")[1] for row in table)
+    done = analyze("security", "--offline=true", "--no-pager", "--json=short", UNITS / "grayctl.service")
+    for one in json.loads(done.stdout):
+        if one["set"] is False:  # null: it makes no difference to the unit
+            directive, _, value = one["name"].partition("=")
+            wanted = re.findall(r"[A-Z_]{3,}", value) if directive == "CapabilityBoundingSet" else [directive]
+            assert any(word.removeprefix("CAP_") in named for word in wanted if word != "CAP_"), one
 
 
 def test_the_template_is_the_unit_with_an_instance_in_it() -> None:
