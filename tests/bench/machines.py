@@ -1,16 +1,14 @@
 """What the benchmark runs: one agent, and for each contender an nginx of its own and the tool beside it."""
 
-import http.client
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from contextlib import ExitStack
 from pathlib import Path
-from threading import Thread
-from typing import Any
 
 from tests.support.consul import Consul
 from tests.support.nginx import BINARY
@@ -19,30 +17,45 @@ from tests.support.process import start, stop, wait_until
 
 
 class Backends:
-    """Every address of 127.0.0.0/8 answers with itself, so that a registration needs no process of its own."""
+    """Every address of 127.0.0.0/8 answers with itself on `port`: a registration needs no process of its own."""
 
-    def __init__(self) -> None:
-        class Handler(BaseHTTPRequestHandler):
-            disable_nagle_algorithm = True  # or every answer takes the 40 ms of a delayed ACK
-
-            def do_GET(self) -> None:
-                body = str(self.connection.getsockname()[0]).encode()
-                self.send_response(http.client.OK)
-                self.send_header("Content-Length", str(len(body)))
-                self.end_headers()
-                self.wfile.write(body)
-
-            def log_message(self, format: str, *args: Any) -> None:  # noqa: A002 -- the library's signature
-                """Say nothing."""
-
+    def __init__(self, folder: Path) -> None:
         self.port = free_ports(1)[0]
-        self._server = ThreadingHTTPServer(("0.0.0.0", self.port), Handler)
-        self._thread = Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
+        folder.mkdir()
+        folder.chmod(0o755)
+        conf = folder / "nginx.conf"
+        conf.write_text(
+            f"""user root;
+worker_processes 1;
+pid {folder}/nginx.pid;
+error_log {folder}/error.log notice;
+events {{ worker_connections 4096; }}
+http {{
+    access_log off;
+    server {{ listen {self.port}; return 200 $server_addr; }}
+}}
+""",
+            encoding="utf-8",
+        )
+        self._nginx = start([BINARY, "-c", conf, "-g", "daemon off;"], log=folder / "log", pdeathsig=signal.SIGTERM)
+        wait_until(lambda: ask_at_once(self.port, 1) == {"127.0.0.1"}, "the backends answer")
 
     def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
+        stop(self._nginx)
+
+
+def ask_at_once(port: int, connections: int) -> set[str]:
+    """Who answers on so many new connections, all open before the first answer is read; empty when one fails."""
+    with ExitStack() as stack:
+        try:
+            asked = []
+            for _ in range(connections):
+                one = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
+                one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                asked.append(stack.enter_context(one.makefile("rb")))
+            return {one.read().rpartition(b"\r\n\r\n")[2].decode() for one in asked}
+        except OSError:
+            return set()
 
 
 class Contender:
@@ -89,17 +102,6 @@ http {{
     def launch_nginx(self) -> None:
         self.launch([BINARY, "-c", self.conf, "-g", "daemon off;"], signal.SIGTERM)
         wait_until((self.folder / "nginx.pid").exists, f"the nginx of {self.name} is up")
-
-    def answer(self) -> str:
-        """Who answers now, on a new connection; empty when nobody does."""
-        connection = http.client.HTTPConnection("127.0.0.1", self.web, timeout=5)
-        try:
-            connection.request("GET", "/", headers={"Connection": "close"})
-            return connection.getresponse().read().decode()
-        except (OSError, http.client.HTTPException):
-            return ""
-        finally:
-            connection.close()
 
     def close(self) -> None:
         for child in reversed(self._children):
