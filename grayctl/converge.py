@@ -6,9 +6,7 @@
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
-
-import msgspec
+from dataclasses import dataclass
 
 from grayctl.errors import StateError, TemplateError
 from grayctl.model.catalog import Catalog, Freeze
@@ -179,10 +177,9 @@ class Converger:
             As `converge`; Rejected when nginx refuses to go without it, since its configuration still refers to it.
         """
         known, guard = self._known, self._guard
-        rest = {name: found for name, found in wanted.catalog.services.items() if name != service}
         self._known = {name: one for name, one in known.items() if name != service}
         self._guard = guard.forget(service)
-        outcome = await self.converge(replace(wanted, catalog=msgspec.structs.replace(wanted.catalog, services=rest)))
+        outcome = await self.converge(wanted)
         if not isinstance(outcome, Applied):
             self._known, self._guard = known, guard
         return outcome
@@ -202,6 +199,8 @@ class Converger:
             raise StateError(
                 f"{service!r} stands in watch.services and would come back at once: take it out there first"
             )
+        if service in catalog.services:
+            raise StateError(f"Consul still lists {service!r}, and it would come back at once: try again in a moment")
 
     # ------------------------------------------------------------ the guard
 

@@ -325,8 +325,6 @@ class Daemon:
         outcome = await self._applier.forget(service)
         if isinstance(outcome, Applied):
             self._log.warning("forgotten", service=service, author=author)
-            if self._watcher is not None:
-                self._watcher.forget(service)
         answer = result(outcome, self._applier.ward)
         if not isinstance(outcome, Rejected):
             return answer

@@ -144,7 +144,6 @@ class Watcher:
             for name in _TRIGGERS
         }
         self._services: dict[str, Poll[tuple[Registration, ...]]] = {}
-        self._gone: set[str] = set()
         self._running: dict[Poll[Any], asyncio.Task[None]] = {}
         self._stirred = asyncio.Event()
         self._side = asyncio.Semaphore(_SIDE_READS)
@@ -225,36 +224,29 @@ class Watcher:
                 self._start(poll)
             else:
                 self._go_cold()
-        for name in tuple(self._services):
-            self._let_go(name)
-        self._tell(frozenset(), "the list of services changed")
+        gone = frozenset(name for name in tuple(self._services) if self._let_go(name))
+        self._tell(gone, "the list of services changed")
 
     def _heard(self, name: str) -> None:
         if name not in self._services:
             return  # let go while a look at it was under way
-        if self._services[name].memory.known:
-            self._gone.discard(name)
-        self._tell(frozenset({name}), f"service {name} changed")
         self._let_go(name)
+        self._tell(frozenset({name}), f"service {name} changed")
 
-    def _let_go(self, name: str) -> None:
-        """Stop following a service that Consul lists no more and that was confirmed empty; it stays, empty.
+    def _let_go(self, name: str) -> bool:
+        """Stop following a service that Consul lists no more and that was confirmed empty; returns whether it was one.
 
         A service that only lost its tag is followed on: its name is published, and nginx refers to it.
         """
         poll = self._services[name]
         listed = self._discovery.memory.value or {}
         if name in listed or name in self._watch.exact or not poll.memory.known or poll.memory.value:
-            return
+            return False
         del self._services[name]
-        self._gone.add(name)
         self._line.forget(poll.name)
         if self._stop(poll) and (cold := self._cold()):
             self._start(self._services[cold[0]])
-
-    def forget(self, name: str) -> None:
-        """Publish a service no more that is gone: its name was taken out of what nginx serves."""
-        self._gone.discard(name)
+        return True
 
     def _hot(self) -> int:
         return sum(poll in self._running for poll in self._services.values())
@@ -290,9 +282,8 @@ class Watcher:
 
     def _catalog(self) -> Catalog:
         known = {name: poll.memory.value or () for name, poll in self._services.items() if poll.memory.known}
-        services = dict.fromkeys(self._gone, ()) | known
         return Catalog(
-            services=dict(sorted(services.items())),
+            services=dict(sorted(known.items())),
             names=self._resolver.answers,
             kv={name: poll.memory.value or () for name, poll in self._kv.items()},
         )

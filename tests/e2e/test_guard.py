@@ -77,6 +77,7 @@ def test_a_name_stays_until_it_is_forgotten(edge: Edge) -> None:
     assert "deregister them first" in refused.stderr
     edge.consul.deregister("a")
     wait_until(lambda: (edge.status() or {})["services"][0]["serving"] == "kept", "its last instance stays")
+    wait_until(lambda: (edge.status() or {})["consul"]["services_watched"] == 0, "it is followed no more")
     in_use = edge.cli("forget", "shop")
     assert in_use.returncode == 1
     assert 'unknown "gray_shop" variable' in in_use.stderr
