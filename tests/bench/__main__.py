@@ -1,22 +1,57 @@
-"""`python -m tests.bench`: registration to served, grayctl beside consul-template, ratios as the headline."""
+"""`python -m tests.bench served|churn|flap|draw`: see docs/benchmarks.md."""
 
 import argparse
+import os
 import platform
+import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from tests.bench.served import Result, run
+from tests.bench import churn, served
+from tests.bench.growth import Figure, figures
+from tests.bench.plot import draw
 
 RESULTS = Path(__file__).parent / "results"
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--changes", type=int, default=100, help="registrations for each contender (default 100)")
-    changes = parser.parse_args().changes
-    ours, peer = run(changes)
+def main() -> int:
+    parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
+    commands = parser.add_subparsers(dest="command", required=True)
+    one = commands.add_parser("served", help="registration to served, grayctl beside consul-template")
+    one.add_argument("--changes", type=int, default=100, help="registrations for each contender (default 100)")
+    one = commands.add_parser("churn", help="what grayctl takes under constant churn, and whether it grows")
+    one.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
+    one.add_argument("--every", type=float, default=3.0, help="seconds between two samples (default 3)")
+    one = commands.add_parser("draw", help="draw the samples of a churn run again")
+    one.add_argument("samples", type=Path, help="the JSON that a run has written")
+    one.add_argument("picture", type=Path, help="the SVG to write")
+    options = parser.parse_args()
+    match options.command:
+        case "served":
+            return _served(options.changes)
+        case "churn":
+            return _churn(options.minutes, options.every)
+        case _:
+            return _draw(options.samples, options.picture)
+
+
+def _save(name: str, results: object, **more: object) -> Path:
+    """Write the results with the machine and its load average."""
+    RESULTS.mkdir(exist_ok=True)
+    path = RESULTS / f"{name}-{time.strftime('%Y%m%d-%H%M%S')}.json"
+    content = {"machine": platform.platform(), "load": os.getloadavg(), "results": results} | more
+    path.write_bytes(msgspec.json.encode(content))
+    print(f"samples: {path}")
+    return path
+
+
+# ---------------------------------------------------------------- served
+
+
+def _served(changes: int) -> int:
+    ours, peer = served.run(changes)
     print(f"registration -> served, one service, {changes} changes each, alternating, one agent; milliseconds\n")
     print(f"{'':28}{'median':>9}{'p95':>9}{'min':>9}{'max':>9}")
     for one, label in ((ours, "grayctl run"), (peer, "consul-template, nginx -t")):
@@ -24,16 +59,58 @@ def main() -> None:
     if ours.samples and peer.samples:
         ratios = f"median {ours.median / peer.median:.2f}, p95 {ours.quantile(0.95) / peer.quantile(0.95):.2f}"
         print(f"\nratio grayctl / consul-template: {ratios} (below 1: grayctl is faster)")
-    RESULTS.mkdir(exist_ok=True)
-    path = RESULTS / f"served-{time.strftime('%Y%m%d-%H%M%S')}.json"
-    path.write_bytes(msgspec.json.encode({"machine": platform.platform(), "changes": changes, "results": [ours, peer]}))
-    print(f"samples: {path}")
+    _save("served", [ours, peer], changes=changes)
+    return 0
 
 
-def _row(one: Result) -> str:
+def _row(one: served.Result) -> str:
     if not one.samples:
         return "  missing: set CONSUL_TEMPLATE or put consul-template on PATH"
     return "".join(f"{value:9.1f}" for value in (one.median, one.quantile(0.95), min(one.samples), max(one.samples)))
 
 
-main()
+# ---------------------------------------------------------------- churn
+
+
+def _churn(minutes: float, every: float) -> int:
+    run = churn.run(minutes * 60, every)
+    judged = figures(run.samples, run.keep)
+    print(f"{minutes:g} minutes of churn: {churn.SERVICES} services of about {churn.INSTANCES} instances\n")
+    print("changed: " + ", ".join(f"{name} {count}" for name, count in sorted(run.done.items())))
+    print("logged: " + ", ".join(f"{name} {count}" for name, count in sorted(run.events.items())) + "\n")
+    print(f"{'':30}{'level':>10}{'rise':>9}{'allowed':>9}{'peak':>10}{'bound':>7}")
+    for figure in judged:
+        print(_line(figure))
+    last = run.final
+    seconds = run.samples[-1].at - run.samples[0].at
+    print(f"\ngrayctl's CPU: {_share(run, 'cpu', seconds)}, its children's: {_share(run, 'cpu_children', seconds)}")
+    print(f"at rest: {last.children} children, {last.leaving} workers shutting down, {last.pending} journal files,")
+    print(f"{last.leftovers} temporary files, {len(run.unused)} objects that no generation uses")
+    _draw(_save("churn", run))
+    failed = [figure.name for figure in judged if not figure.passed] + run.left
+    print(f"FAILED: {', '.join(failed)}" if failed else "nothing grew, nothing passed its bound, nothing was left")
+    return 1 if failed else 0
+
+
+def _line(one: Figure) -> str:
+    bound = "" if one.bound is None else f"{one.bound:g}"
+    mark = "" if one.passed else "  <--"
+    name = f"{one.name}{f', {one.unit}' if one.unit else ''}"
+    return f"{name:30}{one.level:10.2f}{one.rise:9.2f}{one.allowed:9.2f}{one.peak:10.2f}{bound:>7}{mark}"
+
+
+def _share(run: churn.Run, field: str, seconds: float) -> str:
+    return f"{100 * (getattr(run.samples[-1], field) - getattr(run.samples[0], field)) / seconds:.1f} %"
+
+
+def _draw(samples: Path, picture: Path | None = None) -> int:
+    """Draw what a churn run has written, beside it unless told otherwise."""
+    picture = picture or samples.with_suffix(".svg")
+    run = msgspec.convert(msgspec.json.decode(samples.read_bytes())["results"], churn.Run)
+    draw(run.samples, picture, f"{run.seconds / 60:g} minutes of churn")
+    print(f"picture: {picture}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,19 +1,27 @@
 """What the benchmark runs: one agent, and for each contender an nginx of its own and the tool beside it."""
 
+import json
 import os
 import shutil
 import signal
 import socket
-import subprocess
-import sys
-from collections.abc import Sequence
-from contextlib import ExitStack
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from tests.support.consul import Consul
-from tests.support.nginx import BINARY
-from tests.support.ports import free_block, free_ports
+from tests.support.edge import Edge
+from tests.support.nginx import BINARY, Nginx
+from tests.support.ports import free_ports
 from tests.support.process import start, stop, wait_until
+
+if TYPE_CHECKING:
+    import subprocess
+
+WORKERS = 2
 
 
 class Backends:
@@ -44,107 +52,118 @@ http {{
         stop(self._nginx)
 
 
-def ask_at_once(port: int, connections: int) -> set[str]:
+def address(number: int) -> str:
+    """One of 16 million addresses that `Backends` answers for."""
+    return f"127.{number // 62500}.{1 + number // 250 % 250}.{1 + number % 250}"
+
+
+def ask_at_once(port: int, connections: int, path: str = "/") -> set[str]:
     """Who answers on so many new connections, all open before the first answer is read; empty when one fails."""
+    request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
     with ExitStack() as stack:
         try:
             asked = []
             for _ in range(connections):
                 one = stack.enter_context(socket.create_connection(("127.0.0.1", port), timeout=5))
-                one.sendall(b"GET / HTTP/1.0\r\n\r\n")
+                one.sendall(request)
                 asked.append(stack.enter_context(one.makefile("rb")))
-            return {one.read().rpartition(b"\r\n\r\n")[2].decode() for one in asked}
+            answers = [one.read().partition(b"\r\n\r\n") for one in asked]
         except OSError:
             return set()
+    served = all(head.split(None, 2)[1:2] == [b"200"] for head, _, _ in answers)
+    return {body.decode() for _, _, body in answers} if served else set()
+
+
+@dataclass(frozen=True, slots=True)
+class Stage:
+    """Where a benchmark takes place."""
+
+    folder: Path
+    consul: Consul
+    backends: Backends
+
+
+@contextmanager
+def stage() -> Iterator[Stage]:
+    """A directory that goes afterwards, an agent and backends; contenders are closed before it ends."""
+    with TemporaryDirectory(prefix="grayctl-bench-") as name, ExitStack() as stack:
+        folder = Path(name)
+        folder.chmod(0o755)
+        consul = Consul(folder / "consul")
+        stack.callback(consul.stop)
+        backends = Backends(folder / "backends")
+        stack.callback(backends.close)
+        yield Stage(folder, consul, backends)
 
 
 class Contender:
-    """An nginx and the tool that keeps its upstream; `service` is the one it watches."""
+    """An nginx and the tool that keeps its upstreams; `/<service>` is proxied to each of `services`."""
 
-    name = ""
-
-    def __init__(self, folder: Path, consul: Consul) -> None:
-        self.folder = folder
-        self.consul = consul
-        self.service = f"bench-{self.name}"
-        self.web = free_ports(1)[0]
-        self.conf = folder / "nginx.conf"
-        self._children: list[subprocess.Popen[bytes]] = []
+    def __init__(self, folder: Path, consul: Consul, *services: str) -> None:
         folder.mkdir()
         folder.chmod(0o755)
-
-    def write_conf(self, include: str, target: str) -> None:
-        self.conf.write_text(
-            f"""user root;
-worker_processes 2;
-pid {self.folder}/nginx.pid;
-error_log {self.folder}/error.log notice;
-events {{ worker_connections 1024; }}
-http {{
-    access_log off;
-    {include}
-    server {{
-        listen 127.0.0.1:{self.web};
-        location / {{ proxy_pass http://{target}; }}
-    }}
-}}
-""",
-            encoding="utf-8",
-        )
-
-    def launch(self, argv: Sequence[str | Path], sig: signal.Signals = signal.SIGKILL) -> None:
-        self._children.append(start(argv, log=self.folder / "log", pdeathsig=sig))
+        self.folder = folder
+        self.consul = consul
+        self.name = folder.name
+        self.services = services or (f"bench-{self.name}",)
+        self.nginx = Nginx(folder)
 
     def start(self) -> None:
         """Start nginx and the tool."""
         raise NotImplementedError
 
-    def launch_nginx(self) -> None:
-        self.launch([BINARY, "-c", self.conf, "-g", "daemon off;"], signal.SIGTERM)
-        wait_until((self.folder / "nginx.pid").exists, f"the nginx of {self.name} is up")
+    def ask(self, connections: int, service: str = "") -> set[str]:
+        """Who answers for a service (the first when none is named); empty when a request fails."""
+        return ask_at_once(self.nginx.web, connections, f"/{service or self.services[0]}")
+
+    def reloads(self) -> int:
+        """How often nginx was told to read its configuration again; by its own log."""
+        return self.nginx.error_log.read_text(encoding="utf-8").count("signal 1 (SIGHUP) received")
 
     def close(self) -> None:
-        for child in reversed(self._children):
-            stop(child)
+        self.nginx.close()
+
+    def _start_nginx(self, targets: Sequence[str], *, include: str = "") -> None:
+        """Proxy each service, with keep-alive, to its target; the targets stand in the services' order."""
+        self.nginx.locations = "\n        ".join(
+            f"location = /{service} {{ proxy_pass http://{target}; }}"
+            for service, target in zip(self.services, targets, strict=True)
+        )
+        self.nginx.http_extra = f'proxy_http_version 1.1; proxy_set_header Connection "";\n    {include}'
+        self.nginx.write_conf(included=not include)
+        self.nginx.start()
 
 
 class Grayctl(Contender):
-    """`grayctl run`."""
+    """`grayctl run`. Further settings, as TOML: `top` at the file's head, `watch` in that section."""
 
-    name = "grayctl"
+    def __init__(self, folder: Path, consul: Consul, *services: str) -> None:
+        super().__init__(folder, consul, *services)
+        self.edge = Edge(folder, self.nginx, consul)
+        self.configure()
+
+    def configure(self, *globs: str, top: str = "", watch: str = "") -> None:
+        """Write the settings: the services and `globs` are watched."""
+        self.edge.configure(watch=f"services = {json.dumps([*self.services, *globs])}\n{watch}", top=top)
 
     def start(self) -> None:
-        marker, metrics = free_ports(2)
-        config = self.folder / "grayctl.toml"
-        config.write_text(
-            f"""state_dir = "{self.folder}/state"
-[consul]
-address = "{self.consul.address}"
-[watch]
-services = ["{self.service}"]
-[nginx]
-binary = "{BINARY}"
-conf = "{self.conf}"
-marker = "127.0.0.1:{marker}"
-refuse = "127.0.0.1:{free_block(4)}"
-[metrics]
-listen = "127.0.0.1:{metrics}"
-[control]
-socket = "{self.folder}/control.sock"
-""",
-            encoding="utf-8",
-        )
-        self.write_conf(f"include {self.folder}/state/current/http.conf;", f"$gray_{self.service.replace('-', '_')}")
-        command = [sys.executable, "-m", "grayctl", "--config", str(config)]
-        subprocess.run([*command, "init"], check=True, capture_output=True)
-        self.launch_nginx()
-        self.launch([*command, "run"])
+        done = self.edge.cli("init")
+        assert done.returncode == 0, done.stderr
+        self._start_nginx([f"$gray_{service.replace('-', '_')}" for service in self.services])
+        self.edge.run(wait=False)
+
+    def close(self) -> None:
+        self.edge.close()
+        super().close()
 
 
 class ConsulTemplate(Contender):
-    """consul-template as experienced users run it: `nginx -t && nginx -s reload`."""
+    """consul-template as experienced users run it: `nginx -t && nginx -s reload`; `wait` is HCL."""
 
-    name = "consul-template"
+    def __init__(self, folder: Path, consul: Consul, *services: str, wait: str = "") -> None:
+        super().__init__(folder, consul, *services)
+        self._wait = wait
+        self._process: subprocess.Popen[bytes] | None = None
 
     @staticmethod
     def binary() -> str | None:
@@ -152,22 +171,15 @@ class ConsulTemplate(Contender):
         return os.environ.get("CONSUL_TEMPLATE") or shutil.which("consul-template")
 
     def start(self) -> None:
-        template, output = self.folder / "upstream.ctmpl", self.folder / "upstream.conf"
-        template.write_text(
-            f"""upstream bench {{
-    zone bench 64k;
-{{{{ range service "{self.service}" }}}}    server {{{{ .Address }}}}:{{{{ .Port }}}} max_fails=1 fail_timeout=10s;
-{{{{ end }}}}    keepalive 32;
-}}
-""",
-            encoding="utf-8",
-        )
-        output.write_text("upstream bench { server 127.0.0.1:9; }\n", encoding="utf-8")
-        self.write_conf(f"include {output};", "bench")
-        self.launch_nginx()
-        reload = f"{BINARY} -t -q -c {self.conf} && {BINARY} -s reload -c {self.conf}"
-        (self.folder / "ct.hcl").write_text(
+        template, output, config = (self.folder / f"upstream.{kind}" for kind in ("ctmpl", "conf", "hcl"))
+        template.write_text("".join(_template(service) for service in self.services), encoding="utf-8")
+        first = "".join(f"upstream {service} {{ server 127.0.0.1:9; }}\n" for service in self.services)
+        output.write_text(first, encoding="utf-8")
+        self._start_nginx(self.services, include=f"include {output};")
+        reload = f"{BINARY} -t -q -c {self.nginx.conf} && {BINARY} -s reload -c {self.nginx.conf}"
+        config.write_text(
             f"""consul {{ address = "{self.consul.address.removeprefix("http://")}" }}
+{self._wait}
 template {{
   source = "{template}"
   destination = "{output}"
@@ -176,4 +188,18 @@ template {{
 """,
             encoding="utf-8",
         )
-        self.launch([self.binary() or "consul-template", "-config", self.folder / "ct.hcl"])
+        self._process = start([self.binary() or "consul-template", "-config", config], log=self.folder / "tool.log")
+
+    def close(self) -> None:
+        if self._process is not None:
+            stop(self._process)
+        super().close()
+
+
+def _template(service: str) -> str:
+    return f"""upstream {service} {{
+    zone {service} 64k;
+{{{{ range service "{service}" }}}}    server {{{{ .Address }}}}:{{{{ .Port }}}} max_fails=1 fail_timeout=10s;
+{{{{ end }}}}    keepalive 32;
+}}
+"""

@@ -1,9 +1,22 @@
-"""The benchmark's short form: it converges. It never judges time."""
+"""The benchmarks' short forms: they converge, and nothing grows. No test judges time."""
 
-from tests.bench.served import run
+import math
+
+from tests.bench import churn, served
+from tests.bench.growth import figures
 
 
 def test_three_changes_are_served() -> None:
-    ours, _ = run(3)
+    ours, _ = served.run(3)
     assert ours.samples is not None
     assert len(ours.samples) == 3
+
+
+def test_a_minute_of_churn_grows_nothing_and_leaves_nothing() -> None:
+    run = churn.run(60, 0.5, keep=5)
+    # in its first minute the state directory still fills up: its bounds, and what is left in the end, judge it
+    judged = figures(run.samples, run.keep, taken=0.1, written=math.inf)
+    assert [one for one in judged if not one.passed] == []
+    assert run.left == []
+    assert run.done["service forgotten"] > 0
+    assert run.events["quarantined"] == run.events["quarantine_left"] > 0

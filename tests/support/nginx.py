@@ -27,13 +27,15 @@ if TYPE_CHECKING:
     import subprocess
 
 BINARY = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+LOCATIONS = """location = /version { return 200 "$gray_shop\\n"; }
+        location / { proxy_pass http://$gray_shop; }"""
 
 
 class Nginx:
     """An nginx with prefix, ports, logs and state directory of its own; nothing of it touches /etc/nginx.
 
-    `/version` answers the value of `$gray_shop`, `/` proxies to it. Each of the three `*_extra` texts goes into
-    its context of nginx.conf at the next `write_conf`.
+    `/version` answers the value of `$gray_shop`, `/` proxies to it, unless `locations` says something else. It and
+    the three `*_extra` texts go into their context of nginx.conf at the next `write_conf`.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -45,6 +47,7 @@ class Nginx:
         self.web, self.marker, self.backend = free_ports(3)
         self.refuse = free_block(4)
         self.main_extra = self.http_extra = self.server_extra = ""
+        self.locations = LOCATIONS
         self.binary = BINARY
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "tmp").mkdir()
@@ -77,8 +80,7 @@ http {{
     server {{
         listen 127.0.0.1:{self.web};
         {self.server_extra}
-        location = /version {{ return 200 "$gray_shop\\n"; }}
-        location / {{ proxy_pass http://$gray_shop; }}
+        {self.locations}
     }}
 }}
 """,

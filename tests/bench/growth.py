@@ -1,0 +1,118 @@
+"""Whether something grew: a robust slope after the warm-up, and bounds that nothing may pass."""
+
+import statistics
+from collections.abc import Callable, Sequence
+
+import msgspec
+
+from tests.bench.resources import Sample
+
+_MIB = 1024 * 1024
+WARM_UP = 0.25  # of the run; what comes after it is judged
+_WINDOW = 20  # samples over which log bytes a reload are counted
+
+
+class Figure(msgspec.Struct, frozen=True, kw_only=True):
+    """One figure over a run.
+
+    Attributes:
+        level: its median after the warm-up.
+        rise: how far it rose over the judged part: its length times the median of the slopes between all pairs of
+            samples (Theil-Sen), which a spike or a single step does not move.
+        hourly: the same slope, per hour.
+        allowed: what `rise` may not pass.
+        peak: the highest of all.
+        bound: what `peak` may not pass; None where growth alone is judged.
+    """
+
+    name: str
+    unit: str
+    level: float
+    rise: float
+    hourly: float
+    allowed: float
+    peak: float
+    bound: float | None = None
+
+    @property
+    def passed(self) -> bool:
+        """It did not grow, and did not pass its bound."""
+        return self.rise <= self.allowed and (self.bound is None or self.peak <= self.bound)
+
+
+def figures(samples: Sequence[Sample], keep: int, *, taken: float = 0.05, written: float = 0.25) -> list[Figure]:
+    """Every figure that a run is judged by.
+
+    The bound on generations: `keep` that stood, twenty candidates that did not, and those of the journal and the last
+    proof; or, while nothing passes the check, twice `keep`, and the one being written.
+
+    Args:
+        samples: in the order of time.
+        keep: `keep_generations`.
+        taken: how far what processes take may rise over the judged part, as a share of its own level.
+        written: the same for what is on disk and in the log, which follows what the latest generations changed.
+    """
+    rows: list[tuple[str, str, Callable[[Sample], float], float, float | None]] = [
+        ("grayctl RSS", "MiB", lambda one: one.rss / _MIB, taken, None),
+        ("grayctl RSS, anonymous", "MiB", lambda one: one.anonymous / _MIB, taken, None),
+        ("nginx master RSS", "MiB", lambda one: one.nginx_rss / _MIB, taken, None),
+        ("descriptors", "", lambda one: one.descriptors, taken, 100),
+        ("threads", "", lambda one: one.threads, taken, 24),
+        ("children", "", lambda one: one.children, taken, 2),
+        ("connections to Consul", "", lambda one: one.connections, taken, 60),
+        ("lines of /metrics", "", lambda one: one.series, taken, None),
+        ("nginx workers", "", lambda one: one.workers, taken, None),
+        ("workers shutting down", "", lambda one: one.leaving, taken, 12),
+        ("generations", "", lambda one: one.generations, written, max(2 * keep, keep + 20) + 3),
+        ("objects", "", lambda one: one.objects, written, None),
+        ("snippet sets", "", lambda one: one.snippet_sets, written, None),
+        ("journal files", "", lambda one: one.pending, taken, 1),
+        ("temporary files", "", lambda one: one.leftovers, taken, 4),
+        ("state directory", "KiB", lambda one: one.state_bytes / 1024, written, None),
+        ("services that did not answer", "", lambda one: one.unanswered, taken, 0),
+    ]
+    times = [one.at for one in samples]
+    judged = [
+        _figure(times, [get(one) for one in samples], name=name, unit=unit, share=share, bound=bound)
+        for name, unit, get, share, bound in rows
+    ]
+    span = min(_WINDOW, len(samples) // 4)
+    logged = [
+        (later.logged - earlier.logged) / max(1, later.reloads - earlier.reloads)
+        for earlier, later in zip(samples, samples[span:], strict=False)
+    ]
+    return [*judged, _figure(times[span:], logged, name="log a reload", unit="bytes", share=written)]
+
+
+def _figure(
+    times: Sequence[float],
+    values: Sequence[float],
+    *,
+    name: str,
+    unit: str,
+    share: float,
+    bound: float | None = None,
+) -> Figure:
+    warm = slice(int(WARM_UP * len(values)), None)
+    level = statistics.median(values[warm])
+    steep = slope(times[warm], values[warm])
+    return Figure(
+        name=name,
+        unit=unit,
+        level=level,
+        rise=steep * (times[-1] - times[warm][0]),
+        hourly=steep * 3600,
+        allowed=share * level,
+        peak=max(values),
+        bound=bound,
+    )
+
+
+def slope(times: Sequence[float], values: Sequence[float]) -> float:
+    """The median slope between all pairs (Theil-Sen), per unit of time; 0 for fewer than two."""
+    pairs = [
+        (values[later] - values[earlier]) / (times[later] - times[earlier])
+        for earlier in range(len(values))
+        for later in range(earlier + 1, len(values))
+    ]
+    return statistics.median(pairs) if pairs else 0.0
