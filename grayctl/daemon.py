@@ -93,6 +93,7 @@ class Daemon:
         """Put the parts together, however long nginx or the disk do not let us, then apply what is heard."""
         self._applier.parts = await self._assembled()
         self._applier.tell_systemd()
+        self._metrics.say_held("consul")  # until the first complete catalog was dealt with
         await self._applier.run()
 
     async def _assembled(self) -> Parts:
@@ -267,7 +268,7 @@ class Daemon:
             watcher=self._watcher,
             catalog=applier.catalog,
             freeze=self._brake.standing(applier.catalog),
-            last=summary(applier.last) if applier.last else "nothing was applied yet",
+            last=summary(applier.last) if applier.last else f"nothing was applied yet: {self.ready()}",
             trouble=self._reporter.trouble if self._reporter else "",
             caveat=applier.caveat,
         )

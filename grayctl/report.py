@@ -128,7 +128,7 @@ def build_status(
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
-        warnings=(*((caveat,) if caveat else ()), *refused, *policies, *unreported),
+        warnings=(*((caveat,) if caveat else ()), *_denied(watcher), *refused, *policies, *unreported),
     )
 
 
@@ -161,6 +161,15 @@ def disk_status(settings: Settings, freeze: Freeze | None) -> Status:
         services=tuple(services),
         warnings=("no daemon answers: this is what the state directory says",),
     )
+
+
+def _denied(watcher: Watcher | None) -> tuple[str, ...]:
+    """A denial is an answer, so Consul counts as there; but what it hides gets old."""
+    denied = watcher.state.denied if watcher else ()
+    if not denied:
+        return ()
+    named = ", ".join(denied[:3]) + (", ..." if len(denied) > len(denied[:3]) else "")
+    return (f"Consul denies the token {len(denied)} queries ({named}): `grayctl check` names the right it lacks",)
 
 
 def _freeze(freeze: Freeze | None) -> FreezeReport | None:

@@ -3,8 +3,10 @@
 import contextlib
 import time
 from pathlib import Path
+from typing import Any
 
 import click
+import msgspec
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.table import Table
@@ -12,7 +14,7 @@ from rich.text import Text
 
 from grayctl.cli.common import Control, json_option, print_json, settings_of
 from grayctl.errors import ControlError
-from grayctl.model.report import FreezeReport, ServiceReport, Status
+from grayctl.model.report import FreezeReport, NginxReport, ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
@@ -55,9 +57,9 @@ def status(ctx: click.Context, service: str | None, watch: bool, as_json: bool) 
 
 
 def _console() -> Console:
-    """As wide as the terminal; in a pipe wide enough that nothing is wrapped."""
-    console = Console()
-    return console if console.is_terminal else Console(width=_PIPE_WIDTH)
+    """As wide as the terminal; in a pipe wide enough that nothing is wrapped. Brackets in names are no markup."""
+    console = Console(markup=False, emoji=False)
+    return console if console.is_terminal else Console(markup=False, emoji=False, width=_PIPE_WIDTH)
 
 
 def _ask(settings: Settings) -> Status:
@@ -80,7 +82,8 @@ def _demand(report: Status, service: str | None) -> None:
 
 
 def view(report: Status, service: str | None = None) -> RenderableType:
-    """The report as something rich can print."""
+    """The report as something rich can print; what people registered cannot steer the terminal."""
+    report = msgspec.convert(_printable(msgspec.to_builtins(report)), Status)
     parts: list[RenderableType] = [_head(report)]
     if service is None:
         parts.append(_services(report))
@@ -94,6 +97,19 @@ def view(report: Status, service: str | None = None) -> RenderableType:
     return Group(*parts)
 
 
+def _printable(value: Any) -> Any:
+    """The same builtins, with escape and other control characters written out."""
+    match value:
+        case str():
+            return "".join(one if one.isprintable() else repr(one)[1:-1] for one in value)
+        case dict():
+            return {_printable(key): _printable(one) for key, one in value.items()}
+        case list() | tuple():
+            return [_printable(one) for one in value]
+        case _:
+            return value
+
+
 def _head(report: Status) -> Table:
     grid = Table.grid(padding=(0, 2))
     grid.add_column(style="bold")
@@ -105,8 +121,7 @@ def _head(report: Status) -> Table:
         proof = Text("proven", style="green") if one.proven else Text("not proven", style="yellow")
         grid.add_row("generation", Text.assemble(f"{one.number}  ", proof, f"  {_age(one.created)} ago: {one.cause}"))
     if report.nginx is not None:
-        running = f"pid {report.nginx.pid}" if report.nginx.pid else "not running"
-        grid.add_row("nginx", f"{report.nginx.version}, {running}, staged check: {report.nginx.staging}")
+        grid.add_row("nginx", _nginx(report.nginx))
     if report.consul is not None:
         grid.add_row("consul", _consul(report))
     if report.freeze is not None:
@@ -118,6 +133,12 @@ def _head(report: Status) -> Table:
     if report.last_outcome:
         grid.add_row("last", report.last_outcome)
     return grid
+
+
+def _nginx(one: NginxReport) -> Text:
+    orphans = f", {one.orphans} workers serve on without a master" if one.orphans else ""
+    running = f"pid {one.pid}" if one.pid else f"not running{orphans}"
+    return Text(f"{one.version}, {running}, staged check: {one.staging}", style="" if one.pid else "red")
 
 
 def _frozen(one: FreezeReport) -> str:

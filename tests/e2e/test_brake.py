@@ -144,6 +144,21 @@ def test_the_brake_outlives_the_daemon_and_shows_without_it(serving: Edge) -> No
     assert edge.serves("a", "b")
 
 
+def test_what_people_wrote_can_neither_break_status_nor_steer_the_terminal(serving: Edge) -> None:
+    edge = serving
+    assert edge.cli("freeze", "--reason", "see [/ticket] [red]42\x1b[2J").returncode == 0
+    edge.consul.register("shop", "[red]x", "no address", 80)
+    try:
+        wait_until(lambda: edge.events("held") or (edge.status() or {})["services"][0]["dropped"], "it is heard of")
+        done = edge.cli("status")
+        assert done.returncode == 0, done.stderr
+        assert "see [/ticket] [red]42\\x1b[2J" in done.stdout
+        assert "shop: [red]x: dropped: address 'no address'" in done.stdout
+        assert "\x1b" not in done.stdout
+    finally:
+        edge.consul.deregister("[red]x")
+
+
 def test_releasing_a_node_says_that_the_fleet_is_still_frozen(serving: Edge) -> None:
     edge = serving
     assert edge.cli("freeze", "--fleet", "--reason", "all stop").returncode == 0

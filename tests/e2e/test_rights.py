@@ -93,6 +93,27 @@ def test_every_rule_of_the_daemons_policy_is_needed(edge: Edge) -> None:
     }
 
 
+def test_a_right_that_is_taken_away_is_said_by_status_and_metrics(edge: Edge) -> None:
+    """Consul answers a denied query, so nothing else would show it; what was served stays."""
+    give_token(edge, rules(edge, "agent"))
+    edge.backend("a")
+    edge.up()
+    wait_until(lambda: edge.serves("a"), "a is served")
+    (edge.folder / "token").write_text("00000000-aaaa-bbbb-cccc-000000000000", encoding="utf-8")
+    edge.backend("b")  # wakes the long poll, whose next question has the new token
+    (line,) = wait_until(lambda: denials(edge), "status says so")
+    assert line.endswith("`grayctl check` names the right it lacks")
+    assert "grayctl_consul_denied_queries 0.0" not in edge.page("/metrics")
+    assert edge.serves("a", "b")
+    give_token(edge, rules(edge, "agent"))
+    wait_until(lambda: not denials(edge), "with a good token it goes on")
+
+
+def denials(edge: Edge) -> list[str]:
+    """The lines of `grayctl status` about denials."""
+    return [line for line in edge.cli("status").stdout.splitlines() if line.startswith("! Consul denies the token ")]
+
+
 def test_only_the_operators_policy_freezes_the_fleet(edge: Edge) -> None:
     give_token(edge, rules(edge, "agent"))
     refused = edge.cli("freeze", "--fleet")
