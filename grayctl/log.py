@@ -1,5 +1,6 @@
 """Logging: structlog, JSON under systemd and colours on a terminal; every change of state is one event."""
 
+import contextlib
 import logging
 import os
 import sys
@@ -9,6 +10,18 @@ import structlog
 from grayctl.settings import LogSettings
 
 _LEVELS = {"debug": logging.DEBUG, "info": logging.INFO, "warning": logging.WARNING, "error": logging.ERROR}
+
+
+class _StandardError:
+    """Writes events to standard error. One that it cannot take is lost: its disk is full, or its reader is gone."""
+
+    def msg(self, line: str) -> None:
+        # no event is worth the process that tells it, and there is nowhere else to say so
+        with contextlib.suppress(OSError):
+            sys.stderr.write(f"{line}\n")
+            sys.stderr.flush()
+
+    debug = info = warning = error = critical = msg
 
 
 def configure(settings: LogSettings) -> None:
@@ -34,7 +47,7 @@ def configure(settings: LogSettings) -> None:
             renderer,
         ],
         wrapper_class=structlog.make_filtering_bound_logger(_LEVELS[settings.level]),
-        logger_factory=structlog.WriteLoggerFactory(file=sys.stderr),
+        logger_factory=lambda *_: _StandardError(),
         cache_logger_on_first_use=True,
     )
 

@@ -5,6 +5,7 @@ outlives it, since nginx goes on serving without us (consul.io/docs/dynamic-app-
 """
 
 import asyncio
+import re
 import uuid
 from collections.abc import Callable
 from pathlib import Path
@@ -12,14 +13,16 @@ from pathlib import Path
 from grayctl import log
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.store import acquire_node, read_node
-from grayctl.errors import ConsulDenied, ConsulError, StateError
+from grayctl.errors import ConsulDenied, ConsulError
 from grayctl.model.node import NodeReport
+from grayctl.nginx.disk import explained, write_file
 
 SESSION_TTL = 15  # seconds; Consul takes 10 at least, and lets up to twice as many pass
 _RENEW_EVERY = 5.0
 _LOOK_EVERY = 1.0
 _AGAIN, _DENIED_AGAIN = 5.0, 60.0
 _ID_FILE = "node-id"
+_ID = re.compile(r"[0-9a-f]{32}\Z")
 
 
 def installation_id(state_dir: Path) -> str:
@@ -29,12 +32,12 @@ def installation_id(state_dir: Path) -> str:
         StateError: it can be neither read nor written.
     """
     path = state_dir / _ID_FILE
-    try:
-        if not path.exists():
-            path.write_text(uuid.uuid4().hex, encoding="ascii")
-        return path.read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise StateError(f"{path}: cannot keep this node's id: {error}") from error
+    with explained(path, "keep this node's id"):
+        found = path.read_bytes().strip().decode("ascii", "replace") if path.exists() else ""
+        if not _ID.match(found):  # none yet, or damaged: whoever reads it only compares
+            found = uuid.uuid4().hex
+            write_file(path, found.encode())
+    return found
 
 
 class Reporter:

@@ -56,6 +56,20 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
         raise
 
 
+def open_lock(path: Path) -> int:
+    """A descriptor of the file `path`, to be locked; also on a read-only disk, where what stands can be served.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    try:
+        return os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+    except OSError as error:
+        if error.errno != errno.EROFS:
+            raise
+        return os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+
+
 def point(link: Path, target: str) -> None:
     """Make the symbolic link `link` lead to `target`, in one step, durably.
 

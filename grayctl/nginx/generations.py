@@ -27,7 +27,7 @@ import msgspec
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
 from grayctl.nginx.content import Hashes, content_sha, decoded, demand_match, encoded, file_parts, snippet_set
-from grayctl.nginx.disk import explained, leads, point, remove_tree, sync_directory, write_file
+from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync_directory, write_file
 from grayctl.nginx.journal import Journal
 
 _HTTP, _STREAM, _MANIFEST, _SNIPPETS, _SERVED = "http.conf", "stream.conf", "manifest.json", "snippets", "served"
@@ -59,21 +59,24 @@ class Store(Journal):
 
         Raises:
             Locked: another grayctl holds it; the message names its pid.
-            StateError: the directory cannot be made or written, or others may write to it.
+            StateError: the directory cannot be made, or others may write to it.
         """
         with explained(self.root, "make the state directory"):
-            # nginx's master reads it all as root, its workers read none of it. A directory that is there already keeps
-            # its mode: where the master is not root, somebody opened it for the master.
-            self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
-            for folder in (self.objects_dir, self.sets_dir, self.generations_dir):
-                folder.mkdir(mode=0o755, exist_ok=True)
+            self._make_folders()
             self._demand_ownership()
-            descriptor = os.open(self.root / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+            descriptor = open_lock(self.root / "lock")
         try:
             self._lock(descriptor)
             yield self
         finally:
             os.close(descriptor)
+
+    def _make_folders(self) -> None:
+        # nginx's master reads it all as root, its workers read none of it. A directory that is there already keeps
+        # its mode: where the master is not root, somebody opened it for the master.
+        self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (self.objects_dir, self.sets_dir, self.generations_dir):
+            folder.mkdir(mode=0o755, exist_ok=True)
 
     def _demand_ownership(self) -> None:
         found = self.root.stat()
@@ -92,7 +95,7 @@ class Store(Journal):
                 f"{self.root}: grayctl with pid {pid} writes this state directory; "
                 "stop it, or use its commands, or give this one a state_dir of its own"
             ) from error
-        with explained(self.root, "write the lock"):
+        with contextlib.suppress(OSError):  # full or read-only: then the lock holds as well, and names nobody
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
@@ -128,6 +131,7 @@ class Store(Journal):
         entries = {_HTTP: files.http.replace(GENERATION, manifest.stamp), _STREAM: files.stream}
         manifest = msgspec.structs.replace(manifest, files={name: content_sha(text) for name, text in entries.items()})
         with explained(self.root, "write a generation"):
+            self._make_folders()  # somebody may have cleared the state directory under a daemon that runs
             self._write_objects(files.objects.values())
             self._write_snippets(self.sets_dir / manifest.snippets, snippets)
             self._write_generation(manifest, entries)

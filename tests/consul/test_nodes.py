@@ -113,5 +113,9 @@ async def test_a_report_that_nobody_can_read_is_named(consul: Consul, unique: st
 def test_an_installation_keeps_its_id(tmp_path: Path) -> None:
     first = installation_id(tmp_path)
     assert (len(first), installation_id(tmp_path)) == (32, first)
-    with pytest.raises(StateError, match="missing/node-id"):
+    (tmp_path / "node-id").write_bytes(b"\xff cut off")
+    other = installation_id(tmp_path)
+    assert other != first
+    assert (len(other), installation_id(tmp_path)) == (32, other), "a damaged one is drawn anew"
+    with pytest.raises(StateError, match=r"missing.*cannot keep this node's id"):
         installation_id(tmp_path / "missing")

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -71,3 +72,9 @@ def test_console_in_a_pipe_has_no_colours() -> None:
     words = piped(style="console")
     assert "thing_done" in words
     assert "\x1b[" not in words
+
+
+def test_an_event_that_standard_error_cannot_take_is_lost_and_nothing_else() -> None:
+    """The disk of the log is full, or its reader is gone."""
+    with Path("/dev/full").open("wb") as full:
+        subprocess.run(arguments("info", "json"), stderr=full, timeout=60, check=True, env=clean_env())
