@@ -11,6 +11,7 @@ pytest_plugins = [
     "tests.support.nginx",
     "tests.support.edge",
     "tests.support.ordeal",
+    "tests.support.disk",
     "tests.support.advised",
 ]
 
