@@ -8,6 +8,7 @@
     │   ├── ConsulUnreachable    no connection, a timeout, a connection closed without a word
     │   ├── ConsulDenied         401 or 403: the token lacks a right, or is unknown
     │   ├── ConsulOverloaded     429: the agent's connection or rate limit
+    │   ├── ConsulTooLarge       413: more than one value or one transaction may hold
     │   ├── ConsulUnavailable    5xx: no leader, agent shutting down
     │   └── ConsulProtocolError  an answer that is no answer: broken JSON, missing or senseless index
     ├── NginxError               nginx, or the machine around it, could not be asked
@@ -69,6 +70,12 @@ class ConsulDenied(ConsulError):  # noqa: N818 -- as above
 
 class ConsulOverloaded(ConsulError):  # noqa: N818 -- as above
     """The agent's connection or rate limit (429)."""
+
+
+class ConsulTooLarge(ConsulError):  # noqa: N818 -- as above
+    """More than one value or one transaction may hold (413)."""
+
+    exit_code = EXIT_REFUSED
 
 
 class ConsulUnavailable(ConsulError):  # noqa: N818 -- as above

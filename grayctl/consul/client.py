@@ -5,7 +5,7 @@ Two transports: long polls have their own connections, or they would starve the 
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -14,8 +14,9 @@ from urllib.parse import quote
 import msgspec
 from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_random_exponential
 
-from grayctl.consul import decode, faults
+from grayctl.consul import decode, faults, transaction
 from grayctl.consul.token import Token
+from grayctl.consul.transaction import Operation
 from grayctl.consul.transport import Answer, Endpoints, Transport, shown_address
 from grayctl.errors import ConsulOverloaded, ConsulProtocolError, ConsulUnavailable, ConsulUnreachable
 from grayctl.model.catalog import Entry, Registration
@@ -122,6 +123,29 @@ class ConsulClient:
             return Reply(faults.index_of(answer.headers, self.address, answer.what), ())
         return self._reply(answer, decode.entries)
 
+    async def entry(self, key: str) -> Entry | None:
+        """One key; None when there is no such key."""
+        answer = await self._short.kv.get(quote(key, safe="/"))
+        if answer.status == faults.NOT_FOUND:
+            return None
+        return next(iter(self._decoded(answer, decode.entries)), None)
+
+    async def keys(self, prefix: str) -> tuple[str, ...]:
+        """The names of all keys below `prefix`, sorted."""
+        answer = await self._short.kv.get(quote(prefix, safe="/"), keys=True)
+        if answer.status == faults.NOT_FOUND:
+            return ()
+        return self._decoded(answer, lambda body: tuple(sorted(msgspec.json.decode(body, type=list[str]))))
+
+    async def accessor(self) -> str:
+        """The accessor of our own token, which names us without being a secret; empty without ACLs or a token."""
+        if not self._token.current():
+            return ""
+        answer = await self._short.acl.self()
+        if answer.status == faults.ACLS_OFF:
+            return ""
+        return self._decoded(answer, decode.accessor)
+
     async def agent_self(self) -> dict[str, Any]:
         """The agent's own configuration and membership."""
         return self._decoded(
@@ -167,6 +191,23 @@ class ConsulClient:
     async def acquire(self, key: str, value: bytes, *, session: str) -> bool:
         """Write `key` and hold it by `session`; False when another session holds it."""
         return self._decoded(await self._short.kv.put(quote(key, safe="/"), value, acquire=session), _true)
+
+    async def transact(self, operations: Sequence[Operation]) -> tuple[str, ...]:
+        """Do all of it or nothing, by the functions of `grayctl.consul.transaction`.
+
+        Returns:
+            The keys whose check did not hold; without any, it is done.
+
+        Raises:
+            ConsulTooLarge: it is more than one transaction holds; Consul was not asked.
+        """
+        params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
+        # not by python-consul2's Txn, which sends it to the agent's own datacenter whatever the settings say
+        answer = await self._short.http.put(None, "/v1/txn", params, transaction.body(operations))
+        if answer.status != faults.CONFLICT:
+            self._decoded(answer, lambda body: body)
+            return ()
+        return self._decoded(replace(answer, status=faults.OK), lambda body: transaction.stale(operations, body))
 
     async def create_session(self, name: str, *, ttl: int) -> str:
         """A session that ends unless it is renewed within `ttl` seconds; keys it held stay, held by nobody."""

@@ -65,6 +65,10 @@ class _Pair(Struct, rename="pascal"):
     session: str = ""
 
 
+class _Token(Struct, rename="pascal"):
+    accessor_id: str = field(name="AccessorID")
+
+
 _INSTANCES = msgspec.json.Decoder(list[_Instance] | None)
 _SERVICES = msgspec.json.Decoder(dict[str, list[str] | None] | None)
 _PAIRS = msgspec.json.Decoder(list[_Pair] | None)
@@ -97,6 +101,11 @@ def entries(body: bytes) -> tuple[Entry, ...]:
 def checks(body: bytes) -> tuple[Check, ...]:
     """`/v1/health/state/<state>`: the checks, sorted."""
     return tuple(sorted(_CHECKS.decode(body) or ()))
+
+
+def accessor(body: bytes) -> str:
+    """`/v1/acl/token/self`: the token's accessor."""
+    return msgspec.json.decode(body, type=_Token).accessor_id
 
 
 def _registration(one: _Instance) -> Registration:

@@ -14,12 +14,13 @@ from grayctl.errors import (
     ConsulError,
     ConsulOverloaded,
     ConsulProtocolError,
+    ConsulTooLarge,
     ConsulUnavailable,
     ConsulUnreachable,
 )
 
-OK, NOT_FOUND = 200, 404
-_DENIED, _TOO_MANY, _SERVER = (401, 403), 429, 500
+OK, ACLS_OFF, NOT_FOUND, CONFLICT = 200, 401, 404, 409
+_DENIED, _TOO_LARGE, _TOO_MANY, _SERVER = (401, 403), 413, 429, 500
 _BODY = 200
 
 
@@ -56,6 +57,8 @@ def of_status(status: int, body: str, address: str, what: str) -> ConsulError:
     where = f"Consul at {address}: {what}: {status}{f' {said}' if said else ''}"
     if status in _DENIED:
         return ConsulDenied(f"{where}. The token is unknown or lacks a right: check consul.token_file and its policies")
+    if status == _TOO_LARGE:
+        return ConsulTooLarge(f"{where}. Make it smaller, or raise the agent's limit that it names")
     if status == _TOO_MANY:
         return ConsulOverloaded(f"{where}. The agent's connection or rate limit is reached")
     if status >= _SERVER:
