@@ -74,8 +74,12 @@ def _print(findings: "Sequence[Finding]") -> None:
         click.secho(about, bold=True)
         for one in group:
             _print_one(one)
-    counts = {level: sum(one.level == level for one in findings) for level in ("failure", "warning")}
-    click.echo(f"\n{counts['failure']} failures, {counts['warning']} warnings")
+    click.echo(f"\n{_counted(findings, 'failure')}, {_counted(findings, 'warning')}")
+
+
+def _counted(findings: "Sequence[Finding]", level: str) -> str:
+    count = sum(one.level == level for one in findings)
+    return f"{count} {level}" if count == 1 else f"{count} {level}s"
 
 
 def _print_one(one: "Finding") -> None:

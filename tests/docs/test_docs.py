@@ -1,5 +1,7 @@
 """The documentation says what is there, all of it, and nothing else."""
 
+import importlib
+import pkgutil
 import re
 import shlex
 from pathlib import Path
@@ -9,6 +11,8 @@ import click
 import msgspec
 import pytest
 
+from grayctl import advice
+from grayctl.advice.finding import Finding, How, Rule
 from grayctl.cli import cli
 from grayctl.settings import Duration, ServiceSettings, Settings, parse
 
@@ -96,3 +100,26 @@ def test_every_command_explains_itself(name: str) -> None:
     assert command.help
     if not isinstance(command, click.Group):
         assert f"grayctl {name}" in command.help or name == "run", "the help has an example"
+
+
+def test_every_rule_of_check_is_in_the_catalogue_and_has_a_test() -> None:
+    rules = [
+        rule
+        for module in pkgutil.iter_modules(advice.__path__, "grayctl.advice.")
+        for rule in vars(importlib.import_module(module.name)).values()
+        if isinstance(rule, Rule)
+    ]
+    text = (ROOT / "docs/check.md").read_text(encoding="utf-8")
+    rows = re.findall(r"^\| `([a-z-]+)` \| (ok|warning|failure) \| [^|]+ \| ([^|]+) \| [^|]+ \|$", text, re.MULTILINE)
+    assert sorted(rows) == sorted({(one.name, one.level.value, one.why) for one in rules})
+    assert len({one.name for one in rules}) == len(rows), "no two rules share a name"
+    tests = "".join(path.read_text(encoding="utf-8") for path in (ROOT / "tests/advice").glob("*.py"))
+    assert [one.name for one in rules if f'"{one.name}"' not in tests] == []
+
+
+def test_what_the_findings_say_of_their_lines_is_documented() -> None:
+    text = (ROOT / "docs/check.md").read_text(encoding="utf-8")
+    fields = set(re.findall(r"^\| `(\w+)` \| ", text.split("\n## ")[0], re.MULTILINE))
+    assert fields == set(Finding.__struct_fields__)
+    (how,) = re.findall(r"^\| `how` \| (.*)$", text, re.MULTILINE)
+    assert set(re.findall(r"`(\w+)`", how)) - {"advice", "where"} == {one.value for one in How if one.value}
