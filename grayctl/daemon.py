@@ -32,7 +32,7 @@ from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
 from grayctl.report import build_status, disk_status, held_by, result, summary
 from grayctl.serve import Faces, control_app, metrics_app
-from grayctl.settings import Settings, load
+from grayctl.settings import Settings, load, path_in_force
 
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
@@ -52,7 +52,7 @@ class Daemon:
 
     def __init__(self, settings: Settings, config: Path | None) -> None:
         self._settings = settings
-        self._config = config
+        self._config = path_in_force(config)  # for good: a file that is gone at a re-read does not mean the defaults
         self._state_dir = Path(settings.state_dir)
         self._log = log.get("daemon")
         self._metrics = Metrics()

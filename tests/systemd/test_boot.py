@@ -191,6 +191,11 @@ def test_a_broken_settings_file_keeps_the_old_settings(node: Node) -> None:
     node.write("/etc/grayctl/grayctl.toml", good)
     node.run("systemctl", "reload", "grayctl")
     wait_until(lambda: "no_such_setting" not in node.show("grayctl", "StatusText"), "the mistake is mended")
+    node.run("rm", "/etc/grayctl/grayctl.toml")
+    node.run("systemctl", "reload", "grayctl")
+    wait_until(lambda: "cannot read the settings" in node.show("grayctl", "StatusText"), "no file is no defaults")
+    node.weigh("b", 9)
+    wait_until(lambda: node.shares() == {"a": 10, "b": 30}, "it goes on with the old settings")
     assert (node.main_pid(), node.show("grayctl", "NRestarts")) == (daemon, "0")
 
 
