@@ -3,6 +3,7 @@
     GrayctlError                 carries one message for a person: what, why, what to do
     ├── SettingsError            the settings file, an environment variable, a token file
     ├── CatalogFileError         an offline catalog
+    ├── ReleaseError             a policy that may not be followed, with every problem in it
     ├── TemplateError            a template that does not parse or fails on one service's data
     ├── ConsulError              Consul did not give what was asked for
     │   ├── ConsulUnreachable    no connection, a timeout, a connection closed without a word
@@ -21,7 +22,10 @@ An expected result (Unchanged, Rejected, RolledBack, ...) is a value of `grayctl
 exception: an exception means that the machinery failed. `exit_code` is what a command ends with.
 """
 
+from dataclasses import dataclass
 from typing import ClassVar
+
+from grayctl.wording import shown
 
 EXIT_DONE = 0
 EXIT_REFUSED = 1
@@ -46,6 +50,47 @@ class CatalogFileError(GrayctlError):
     """An offline catalog cannot be read."""
 
     exit_code = EXIT_USAGE
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """One thing that is wrong in a file.
+
+    Attributes:
+        line: from 1.
+        column: from 1; 0 where the line and the path say enough.
+        path: such as `routes[0].to`; empty for the file as a whole.
+        value: what was written there, where that says something.
+        wrong: what is wrong with it, as the rest of a sentence that begins with the value.
+        allowed: what to write instead; may be empty.
+        level: `error`, or `warning` and `info` from a lint.
+    """
+
+    file: str
+    line: int
+    path: str
+    value: str
+    wrong: str
+    allowed: str = ""
+    level: str = "error"
+    column: int = 0
+
+    @property
+    def text(self) -> str:
+        """The message: `FILE:LINE:COLUMN: PATH: 'VALUE' is wrong. What is allowed`."""
+        where = f"{self.file}:{self.line}" + (f":{self.column}" if self.column else "")
+        where += f": {self.path}" if self.path else ""
+        level = "" if self.level == "error" else f"{self.level}: "
+        value = f"{shown(self.value)} " if self.value else ""
+        return f"{where}: {level}{value}{self.wrong}{'. ' if self.allowed else ''}{self.allowed}"
+
+
+class ReleaseError(GrayctlError):
+    """A policy may not be followed; its text is one line a problem, in the order of the file."""
+
+    def __init__(self, problems: tuple[Problem, ...]) -> None:
+        super().__init__("\n".join(one.text for one in problems))
+        self.problems = problems
 
 
 class TemplateError(GrayctlError):

@@ -46,21 +46,28 @@ class Text(str):
     Attributes:
         place: where it stands.
         bare: whether nothing at all was written, as after the colon in `name:`.
-        first_line: the line on which its own text begins, where the lines of the text are lines of the file
-            (`|` and what has one line); otherwise 0.
+        origin: the line of its first character and the column in which its lines begin, both from 1, where the file
+            holds the text letter by letter (`|`, or on one line without escapes); otherwise None.
     """
 
-    __slots__ = ("bare", "first_line", "place")
+    __slots__ = ("bare", "origin", "place")
 
     place: Place
     bare: bool
-    first_line: int
+    origin: tuple[int, int] | None
 
-    def __new__(cls, text: str, place: Place, *, bare: bool = False, first_line: int = 0) -> Self:
+    def __new__(cls, text: str, place: Place, *, bare: bool = False, origin: tuple[int, int] | None = None) -> Self:
         """A text with a mark."""
         self = super().__new__(cls, text)
-        self.place, self.bare, self.first_line = place, bare, first_line
+        self.place, self.bare, self.origin = place, bare, origin
         return self
+
+    def position(self, offset: int) -> tuple[int, int] | None:
+        """The line and column of a character of the text in the file; None where `origin` is."""
+        if self.origin is None:
+            return None
+        begin = self.rfind("\n", 0, offset) + 1
+        return self.origin[0] + self.count("\n", 0, offset), self.origin[1] + offset - begin
 
 
 @dataclass(frozen=True, slots=True)
@@ -209,7 +216,19 @@ class _Builder:
             if text.encode("utf-16") != node.value.encode("utf-16", "surrogatepass"):
                 self._report(place, node.value, f"{node.value!a} holds half a character; write it whole")
                 text = ""
-        literal = node.style == "|"
-        one_line = node.start_mark.line == node.end_mark.line
-        first = node.start_mark.line + 1 + literal if literal or one_line else 0
-        return Text(text, place, bare=node.style is None and not text, first_line=first)
+        return Text(text, place, bare=node.style is None and not text, origin=_origin(node))
+
+
+def _origin(node: yaml.ScalarNode) -> tuple[int, int] | None:
+    begin, end = node.start_mark, node.end_mark
+    if begin.buffer is None:
+        return None
+    if node.style == "|":
+        written = begin.buffer[begin.pointer : end.pointer].splitlines()[1:]
+        own = node.value.splitlines()
+        shifts = (len(one) - len(two) for one, two in zip(written, own, strict=False) if two)
+        return begin.line + 2, next(shifts, 0) + 1
+    quote = node.style in {"'", '"'}
+    if begin.buffer[begin.pointer + quote : end.pointer - quote] != node.value:
+        return None
+    return begin.line + 1, begin.column + 1 + quote

@@ -42,6 +42,18 @@ class Source(StrEnum):
         return self in {Source.HEADER, Source.COOKIE, Source.QUERY}
 
 
+class Device(StrEnum):
+    """What a client is, by its User-Agent; one request may be several of them, or none."""
+
+    BOT = "bot"
+    IOS = "ios"
+    ANDROID = "android"
+    MOBILE = "mobile"
+    TABLET = "tablet"
+    WECHAT = "wechat"
+    DESKTOP = "desktop"
+
+
 class Input(msgspec.Struct, frozen=True, order=True):
     """One thing of a request that a condition reads; `name` is empty where the source needs none."""
 
@@ -144,7 +156,13 @@ class Explicit(msgspec.Struct, frozen=True):
 
 
 class Region(msgspec.Struct, frozen=True):
-    """Where a client is: in one of the networks, or the variable has one of the values (then `networks` is empty)."""
+    """Where a client is: in one of the networks, or the variable has one of the values (then `networks` is empty).
+
+    Attributes:
+        networks: canonical CIDRs, sorted and unique.
+        variable: an nginx variable in lower case, without the dollar sign; empty where `networks` decide.
+        values: sorted and unique.
+    """
 
     name: str
     networks: tuple[str, ...] = ()

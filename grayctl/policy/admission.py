@@ -10,13 +10,13 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Health, Registration
+from grayctl.model.naming import VERSION_RULE, is_version
 from grayctl.model.plan import FieldFault, Finding, Server
 from grayctl.model.tokens import Address
 from grayctl.settings import WatchSettings
 
 MAX_PORT = 65535
 MAX_WEIGHT = 65535
-_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]{0,62}\Z")
 _INTEGER = re.compile(r"[0-9]{1,5}\Z")
 _HOST_NAME = re.compile(
     r"(?=.{1,253}\Z)[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?(\.[A-Za-z0-9_]([A-Za-z0-9_-]{0,61}[A-Za-z0-9_])?)*\.?\Z"
@@ -116,11 +116,11 @@ def _servers(
         finding(FieldFault.PORT, registration.port, "register a port from 1 to 65535")
         return []
     version = _first(registration, watch.version_from)
-    if version and not _VERSION.match(version):
+    if version and not is_version(version):
         finding(
             FieldFault.VERSION,
             version,
-            "a letter or digit, then up to 62 of letters, digits, '.', '_', '+', '-'",
+            VERSION_RULE,
         )
         return []
     weight, unreadable = _weight(registration, watch.weight_from)
