@@ -1,6 +1,7 @@
 """`grayctl generation list|show|diff|rollback`."""
 
 import difflib
+import os
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -24,16 +25,19 @@ def generation() -> None:
 @json_option
 @click.pass_context
 def list_(ctx: click.Context, as_json: bool) -> None:
-    """List the generations that are kept; * is the one that stands.
+    """List the generations that are kept; * is the one that stands, ! is damaged.
 
     Example: grayctl generation list
     """
     store = _store(ctx)
-    manifests = [store.read(number) for number in store.numbers()]
+    manifests, damaged = _manifests(store)
     current = store.current()
     if as_json:
-        print_json([{"current": one == current, "manifest": one} for one in manifests])
+        whole = [{"current": one == current, "manifest": one} for one in manifests]
+        print_json([*whole, *({"current": False, "damaged": error} for error in damaged)])
         return
+    for error in damaged:
+        click.echo(f"! {error}")
     for one in manifests:
         mark = "*" if one == current else " "
         when = time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(one.created))
@@ -93,7 +97,21 @@ def rollback(ctx: click.Context, number: int, as_json: bool) -> None:
 def _store(ctx: click.Context) -> "Store":
     from grayctl.nginx.generations import Store
 
-    return Store(Path(settings_of(ctx).state_dir))
+    state_dir = Path(settings_of(ctx).state_dir)
+    if state_dir.exists() and not os.access(state_dir, os.R_OK | os.X_OK, effective_ids=True):
+        raise StateError(f"{state_dir}: permission denied: the state directory is its owner's alone; run this as root")
+    return Store(state_dir)
+
+
+def _manifests(store: "Store") -> tuple[list["Manifest"], list[str]]:
+    """What can be read, ascending, and what is wrong with the others: one damaged generation hides no other."""
+    whole, damaged = [], []
+    for number in store.numbers():
+        try:
+            whole.append(store.read(number))
+        except StateError as error:
+            damaged.append(str(error))
+    return whole, damaged
 
 
 def _chosen(store: "Store", number: int | None) -> "Manifest":

@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 import os
 import pwd
 import threading
@@ -128,6 +129,26 @@ def test_a_rollback_goes_back_and_stays_there_until_unfreeze(serving: Edge) -> N
         assert edge.cli("unfreeze").returncode == 0
         wait_until(lambda: edge.serves("b", "bad"), "unfrozen, it serves what Consul says")
     assert prober.failed == 0
+
+
+def test_a_damaged_generation_hides_no_other_and_cannot_be_gone_back_to(serving: Edge) -> None:
+    edge = serving
+    edge.backend("c")
+    wait_until(lambda: edge.serves("a", "b", "c"), "a second generation is served")
+    stands = edge.generation()
+    damaged = edge.nginx.state_dir / "generations" / f"{stands - 1:06d}" / "manifest.json"
+    damaged.write_text("{", encoding="utf-8")
+    listed = edge.cli("generation", "list")
+    assert listed.returncode == 0, listed.stderr
+    assert f"! {damaged}: the manifest is damaged" in listed.stdout
+    assert f"* {stands:6d}  " in listed.stdout
+    found = json.loads(edge.cli("generation", "list", "--json").stdout)
+    assert [one["current"] for one in found if "manifest" in one][-1]
+    assert [str(damaged) in one["damaged"] for one in found if "damaged" in one] == [True]
+    done = edge.cli("generation", "rollback", str(stands - 1))
+    assert done.returncode == 1
+    assert str(damaged) in done.stderr
+    assert (edge.status() or {})["freeze"] is None, "nothing was done"
 
 
 def test_the_brake_outlives_the_daemon_and_shows_without_it(serving: Edge) -> None:

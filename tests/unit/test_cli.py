@@ -6,6 +6,7 @@ import pty
 import re
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -255,3 +256,23 @@ def test_a_template_error_is_one_message(tmp_path: Path) -> None:
     assert done.returncode == 1
     assert f"{tmp_path}/service.conf.j2:1: 'nothing' is undefined" in done.stderr
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("words", [("list",), ("show",), ("diff", "1")], ids=" ".join)
+def test_who_may_not_read_the_state_directory_is_told_so(words: tuple[str, ...]) -> None:
+    """Not that there is no generation, or a damaged one."""
+    me = os.geteuid()
+    with tempfile.TemporaryDirectory() as name:  # pytest's own directories are closed to others
+        Path(name).chmod(0o755)
+        state, config = Path(name, "state"), Path(name, "grayctl.toml")
+        (state / "generations").mkdir(parents=True)
+        config.write_text(f'state_dir = "{state}"\n', encoding="utf-8")
+        state.chmod(0o000)
+        try:
+            if me == 0:
+                os.seteuid(65534)
+            result = CliRunner().invoke(cli, ["--config", str(config), "generation", *words])
+        finally:
+            os.seteuid(me)
+            state.chmod(0o700)
+    assert f"{state}: permission denied" in str(result.exception)
