@@ -187,6 +187,7 @@ def test_messages_in_the_runbook_are_messages_of_grayctl() -> None:
     quoted = [
         *named(section("### What commands answer")),
         *named(section("### Why a service is in quarantine")),
+        *named(section("### Why a generation is refused or taken back")),
         *(name for name in named(section("### What status shows")) if " " in name and "held (" not in name),
     ]
     assert len(quoted) > 20
