@@ -27,7 +27,8 @@ class Verdict:
         drop: the index went backwards: believe nothing of it, forget the index, read again.
         news: the value differs from the one that is stored, or is the first.
         woke: the index moved, whether or not the content did.
-        calm: this came too early; ask again only through the limiter that all queries share.
+        calm: this came too early, or at once and told nothing; ask again only through the limiter that all queries
+            share.
         pause: seconds to wait before asking again.
     """
 
@@ -68,9 +69,14 @@ class Memory(Generic[T]):
         self._hasty = self._hasty + 1 if elapsed < _AT_ONCE else 0
         woke = reply.index != self.index
         early = not woke and elapsed < wait * _EARLY
+        spins = not news and self._hasty > 0
         pause = _growing(self._hasty)
         return Verdict(
-            drop=False, news=news, woke=woke, calm=early, pause=min(pause, _LONGEST_NEWS_PAUSE) if news else pause
+            drop=False,
+            news=news,
+            woke=woke,
+            calm=early or spins,
+            pause=min(pause, _LONGEST_NEWS_PAUSE) if news else pause,
         )
 
     def is_news(self, value: T) -> bool:

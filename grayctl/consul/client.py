@@ -1,7 +1,7 @@
 """The one adapter over python-consul2: typed, bounded, and with one kind of error.
 
-Two transports: long polls have their own connections, or they would starve the short calls (FACTS). A read with
-`wait` is a long poll; everything else is a short call.
+Three transports: long polls have their own connections, or they would starve the short calls (FACTS), and so has the
+check of the path. A read with `wait` is a long poll; everything else is a short call.
 """
 
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,12 +23,15 @@ from grayctl.model.catalog import Entry, Registration
 from grayctl.settings import ConsulSettings
 
 T = TypeVar("T")
-SHORT_CONNECTIONS = 8
+# Beside the long polls eight in all; the path check never queues behind reads that hang.
+SHORT_CONNECTIONS, PATH_CONNECTIONS = 4, 4
 _ATTEMPTS = 4
 _RIGHTS = 64  # more in one question are refused by Consul; the first ones tell enough
 _PASSING_FAULTS = (ConsulUnreachable, ConsulUnavailable, ConsulOverloaded)
 # No service has this tag: Consul answers [] with the service's own index (FACTS: the cheap probe).
 _NO_SUCH_TAG = "grayctl.no-such-tag"
+# Nobody is called this: Consul answers [] with the index of the last service that ended, or of all there are.
+_NO_SUCH_SERVICE = "grayctl.no-such-service"
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,18 +70,13 @@ class ConsulClient:
         self.settings = settings
         self.address = shown_address(settings)
         self._connections = connections
-        self._transports: tuple[Transport, ...] = ()
+        self._transports: list[Transport] = []
 
     async def __aenter__(self) -> Self:
         self._token = Token(self.settings)
-        long = Transport(self.settings, self._token, limit=self._connections)
-        short = Transport(self.settings, self._token, limit=SHORT_CONNECTIONS)
-        long.open()
-        self._transports = (long,)
-        short.open()
-        self._transports = (long, short)
-        self._long = Endpoints(long, self.settings.datacenter)
-        self._short = Endpoints(short, self.settings.datacenter)
+        self._long = self._endpoints(self._connections)
+        self._short = self._endpoints(SHORT_CONNECTIONS)
+        self._path = self._endpoints(PATH_CONNECTIONS)
         return self
 
     async def __aexit__(
@@ -86,6 +84,17 @@ class ConsulClient:
     ) -> None:
         for transport in self._transports:
             await transport.close()
+
+    def renew(self) -> None:
+        """End all connections but the path check's; what was asked on them fails, what comes gets new ones."""
+        self._long.http.abort()
+        self._short.http.abort()
+
+    def _endpoints(self, limit: int) -> Endpoints:
+        transport = Transport(self.settings, self._token, limit=limit)
+        transport.open()
+        self._transports.append(transport)
+        return Endpoints(transport, self.settings.datacenter)
 
     # ------------------------------------------------------------ reads
 
@@ -152,9 +161,10 @@ class ConsulClient:
             await self._short.agent.self(), lambda body: msgspec.json.decode(body, type=dict[str, Any])
         )
 
-    async def status_leader(self) -> str:
-        """The leader's address; empty when there is none. The cheapest call that goes as far as the servers."""
-        return self._decoded(await self._short.status.leader(), lambda body: msgspec.json.decode(body, type=str))
+    async def glance(self) -> int:
+        """An index that falls when the servers lose their state; the cheapest call that goes as far as the leader."""
+        answer = await self._path.health.service(_NO_SUCH_SERVICE)
+        return self._reply(answer, decode.health).index
 
     async def clock(self) -> float | None:
         """What time the agent has, in seconds since the epoch, to the second; None when it does not say."""

@@ -13,8 +13,9 @@ from grayctl.errors import ConsulDenied, ConsulError
 T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
-# PROMISES: at most 20 requests a second in all under any fault. Evenly spaced, with room for the path check.
-_CALM_RATE = 15.0
+# At most 20 requests a second in all under any fault. Evenly spaced, with room for the path check and the report.
+_CALM_RATE = 16.0
+_SECOND = 1.0  # the one that the rate is counted in: what is asked in peace just before or after a fault counts, too
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0
 
 
@@ -50,7 +51,7 @@ class Line:
         self._failing: set[str] = set()
         self._denied: set[str] = set()
         self._lost_at: float | None = None
-        self._next_slot = 0.0
+        self._next_slot = self._calm_until = 0.0
         self._turn = asyncio.Lock()
         self._log = log.get("consul")
 
@@ -104,6 +105,14 @@ class Line:
         self._answered(name, self.clock() - asked)
         return value
 
+    async def turn(self, *, calm: bool) -> None:
+        """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer."""
+        now = self.clock()
+        if calm or now < self._calm_until:
+            await self.calm()
+        else:
+            self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _SECOND)
+
     async def calm(self, *, gated: bool = True) -> None:
         """Wait for this query's turn among all that have seen a fault."""
         while True:
@@ -115,7 +124,8 @@ class Line:
                     await self.sleep(early)
                 if gated and not self.path.is_set():
                     continue
-                self._next_slot = self.clock() + 1 / _CALM_RATE
+                now = self.clock()
+                self._next_slot, self._calm_until = now + 1 / _CALM_RATE, now + _SECOND
                 return
 
     def suffers(self, name: str) -> bool:

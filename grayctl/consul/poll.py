@@ -59,15 +59,14 @@ class Poll(Generic[T]):
 
     async def run(self) -> None:
         """Follow the query until cancelled. No fault of Consul ends this."""
+        calm = False
         while True:
-            if self.memory.suspect or self._line.failing:
-                await self._line.calm()
+            await self._line.turn(calm=calm or self.memory.suspect or self._line.failing)
             reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait))
             await self._settle(reply, verdict)
-            if verdict.calm:
-                await self._line.calm()
             if verdict.pause:
                 await self._line.sleep(verdict.pause)
+            calm = verdict.calm
 
     async def refresh(self) -> None:
         """Read once, at once, and publish what is new: how services without a long poll are followed.

@@ -91,7 +91,13 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         """Close all connections, at once."""
         if self._session is not None:
             await self._session.close()
-            await self._connections.abort()
+            self.abort()
+            await asyncio.sleep(0)  # the loop closes their sockets in its next round
+            await asyncio.sleep(0)
+
+    def abort(self) -> None:
+        """End all connections, at once; the next request gets a new one."""
+        self._connections.abort()
 
     def uri(self, path: str, params: _Params = None) -> str:
         """The library's, except that parts which the client has quoted already stay as they are."""
@@ -188,13 +194,11 @@ class _Connections(aiohttp.BaseConnector):
             self._transports.add(connection.transport)
         return connection
 
-    async def abort(self) -> None:
+    def abort(self) -> None:
         """End all transports without a goodbye: TLS says it in the background, for ever where nobody answers."""
         for transport in self._transports:
             if isinstance(transport, asyncio.Transport):
                 transport.abort()
-        await asyncio.sleep(0)  # the loop closes their sockets in its next round
-        await asyncio.sleep(0)
 
 
 class _TcpConnections(_Connections, aiohttp.TCPConnector):

@@ -10,9 +10,10 @@ from functools import partial
 from typing import Any, Protocol
 
 from grayctl import log
-from grayctl.consul.client import ConsulClient, Reply
+from grayctl.consul.client import SHORT_CONNECTIONS, ConsulClient, Reply
 from grayctl.consul.line import Line, Observer, Sleep
 from grayctl.consul.names import Resolver
+from grayctl.consul.path import PathCheck
 from grayctl.consul.poll import Poll
 from grayctl.consul.selection import (
     KV_NAMES,
@@ -23,16 +24,13 @@ from grayctl.consul.selection import (
     service_rights,
     wanted_services,
 )
-from grayctl.errors import ConsulDenied, ConsulError
+from grayctl.errors import ConsulError
 from grayctl.model.catalog import Catalog, Entry, Registration
 from grayctl.settings import Settings
 
 _TRIGGERS = ("critical", "warning")
-_PATH_CHECK, _PATH_CEILING = 3.0, 2.0
-# A path that was dead for longer than this may have lost its connections without a word: ask again on new ones.
-_SILENCE = 1.0
 _SWEEP_EVERY, _SWEEP_AGAIN = 1.0, 3.0
-_SIDE_READS = 4  # of the eight short connections: the others are for people's commands and the path check
+_SIDE_READS = SHORT_CONNECTIONS - 1  # one is left for the confirmation of a loss
 _JITTER = 0.1
 
 
@@ -135,6 +133,7 @@ class Watcher:
         self._observer = observer or _Nobody()
         self._resolver = resolver or Resolver()
         self._line = Line(self._observer, clock=clock, sleep=sleep)
+        self._path = PathCheck(self._line, client.glance, self._reopened)
         self._sleep = sleep
         self._log = log.get("consul")
         self._discovery = self._poll("catalog services", client.services, self._discovered, woke=self._stir)
@@ -148,7 +147,6 @@ class Watcher:
         self._stirred = asyncio.Event()
         self._side = asyncio.Semaphore(_SIDE_READS)
         self._complete = False
-        self._failing_since: float | None = None
         self._budget = settings.watch.max_long_polls - 1 - len(self._kv) - len(self._triggers)
 
     @property
@@ -173,7 +171,7 @@ class Watcher:
             self._start(self._discovery)
             for poll in self._kv.values():
                 self._start(poll)
-            for job in (self._watch_path(), self._sweep(), self._reread()):
+            for job in (self._path.run(), self._sweep(), self._reread()):
                 group.create_task(job)
 
     # ------------------------------------------------------------ queries
@@ -290,30 +288,11 @@ class Watcher:
 
     # ------------------------------------------------------------ beside the long polls
 
-    async def _watch_path(self) -> None:
-        """A cheap call every few seconds finds a dead path long before a long poll's wait ends."""
-        while True:
-            self._failing_since = None
-            await self._line.persist("status leader", self._find_path, gated=False, ceiling=_PATH_CEILING)
-            if self._silent_for() > _SILENCE:
-                for poll in self._followed():
-                    self._restart(poll)
-            await self._sleep(_PATH_CHECK)
-
-    async def _find_path(self) -> None:
-        asked = self._line.clock()
-        try:
-            await self._client.status_leader()
-        except ConsulDenied:
-            pass  # an answer: the path is alive
-        except ConsulError:
-            self._failing_since = asked if self._failing_since is None else self._failing_since
-            self._line.path.clear()
-            raise
-        self._line.path.set()
-
-    def _silent_for(self) -> float:
-        return 0.0 if self._failing_since is None else self._line.clock() - self._failing_since
+    def _reopened(self) -> None:
+        """The path was dead for a while: what was asked on it may be dead still, and so may idle connections."""
+        self._client.renew()
+        for poll in self._followed():
+            self._restart(poll)
 
     def _followed(self) -> list[Poll[Any]]:
         everything: list[Poll[Any]] = [
@@ -383,7 +362,7 @@ class Watcher:
             self._tell(affected, "host names resolved anew")
 
     async def _beside(self, jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
-        """Run `jobs` a few at a time, so that commands find a free short connection."""
+        """Run `jobs` a few at a time, so that a confirmation finds a free short connection."""
 
         async def one(job: Callable[[], Awaitable[None]]) -> None:
             async with self._side:

@@ -75,6 +75,14 @@ def test_answers_at_once_slow_the_query_down_and_quiet_speeds_it_up_again() -> N
     assert memory.judge(Reply(30, "a"), elapsed=1.0, wait=50).pause == 0.0
 
 
+def test_a_wake_at_once_after_another_that_tells_nothing_is_asked_calmly() -> None:
+    """A higher index at once, for ever; real news at once, for ever, are churn and go on."""
+    memory = settled()
+    assert not memory.judge(Reply(11, "a"), elapsed=9.0, wait=50).calm
+    assert memory.judge(Reply(12, "a"), elapsed=0.0, wait=50).calm
+    assert not memory.judge(Reply(13, "b"), elapsed=0.0, wait=50).calm
+
+
 def test_churn_is_never_slowed_down_for_long() -> None:
     memory = settled()
     pauses = []

@@ -53,7 +53,7 @@ async def test_reads_from_a_real_agent(consul: Consul, unique: str) -> None:
         assert all(entry.modify_index > 0 for entry in entries.value)
         consul.set_check(f"{unique}-1", "critical")
         assert unique in {check.service_name for check in (await client.state("critical")).value}
-        assert await client.status_leader()
+        assert await client.glance()
         assert (await client.agent_self())["Config"]["NodeName"] == consul.node
 
 
@@ -104,7 +104,7 @@ async def test_long_polls_do_not_starve_short_calls(consul: Consul, unique: str)
         index = (await client.kv(unique)).index
         polls = [asyncio.create_task(client.kv(unique, index=index, wait=60.0)) for _ in range(9)]
         await asyncio.sleep(0)
-        assert await asyncio.wait_for(client.status_leader(), 10)
+        assert await asyncio.wait_for(client.glance(), 10)
         assert not any(poll.done() for poll in polls)
         for poll in polls:
             poll.cancel()
@@ -221,15 +221,15 @@ async def test_what_is_no_whole_http_answer_is_an_error(reply: bytes, error: typ
 async def test_nobody_there() -> None:
     async with ConsulClient(settings(f"http://127.0.0.1:{free_ports(1)[0]}"), connections=2) as client:
         with pytest.raises(ConsulUnreachable, match="cannot connect"):
-            await client.status_leader()
+            await client.glance()
 
 
 async def test_an_agent_that_hangs_is_left_after_the_read_timeout() -> None:
     async with scripted() as fake:
-        fake.handlers["/v1/status/leader"] = script()
+        fake.handlers["/v1/health/service/grayctl.no-such-service"] = script()
         async with ConsulClient(settings(fake.address, read_timeout=Duration(0.2)), connections=2) as client:
             with pytest.raises(ConsulUnreachable, match="no answer in time"):
-                await asyncio.wait_for(client.status_leader(), 20)
+                await asyncio.wait_for(client.glance(), 20)
 
 
 async def test_a_token_travels_in_the_header_and_nowhere_else() -> None:
@@ -239,7 +239,7 @@ async def test_a_token_travels_in_the_header_and_nowhere_else() -> None:
         ) as client:
             await client.services()
             await client.kv("a", index=None, wait=1.0)
-            await client.status_leader()
+            await client.glance()
             await client.probe("shop")
             assert TOKEN not in repr(client) + repr(client.settings) + str(vars(client))
         assert all(headers["X-Consul-Token"] == TOKEN for headers in fake.headers)
@@ -287,7 +287,7 @@ async def test_a_user_in_the_address_is_not_shown() -> None:
     port = free_ports(1)[0]
     async with ConsulClient(settings(f"http://me:pa55@127.0.0.1:{port}"), connections=2) as client:
         with pytest.raises(ConsulUnreachable) as caught:
-            await client.status_leader()
+            await client.glance()
     assert "pa55" not in str(caught.value)
     assert f"http://127.0.0.1:{port}" in str(caught.value)
 
@@ -298,7 +298,7 @@ async def test_a_proxy_of_the_environment_is_not_obeyed(consul: Consul, monkeypa
     monkeypatch.setenv("CONSUL_HTTP_SSL", "true")
     monkeypatch.setenv("CONSUL_HTTP_TOKEN", "other")
     async with ConsulClient(settings(consul.address), connections=2) as client:
-        assert await client.status_leader()
+        assert await client.glance()
 
 
 async def test_bounded_tries_again_and_ends() -> None:

@@ -6,20 +6,22 @@ import re
 import time
 from collections.abc import AsyncIterator
 
+from tests.support.traffic import Traffic
+
 _REQUEST = re.compile(rb"(?:GET|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
 
 
-class Relay:
-    """Relays every connection to `port`; `requests` holds (monotonic time, path and query).
+class Relay(Traffic):
+    """Relays every connection to `port`.
 
     Attributes:
         dead: connections made while this is true, and those that exist, swallow everything and answer nothing.
     """
 
     def __init__(self, port: int) -> None:
+        super().__init__()
         self._port = port
         self.address = ""
-        self.requests: list[tuple[float, str]] = []
         self.open = 0
         self.dead = False
         self._doomed: set[asyncio.StreamWriter] = set()
@@ -34,23 +36,6 @@ class Relay:
     def heal(self) -> None:
         """New connections work; the dead ones stay dead, as after a firewall lost its state."""
         self.dead = False
-
-    def since(self, mark: float) -> list[str]:
-        """What was asked since `mark`."""
-        return [path for at, path in self.requests if at >= mark]
-
-    def timeline(self, mark: float) -> str:
-        """What was asked when, for the message of a test that failed."""
-        return "\n".join(f"{at - mark:8.3f} {path}" for at, path in self.requests if at >= mark)
-
-    def is_quiet(self, seconds: float) -> bool:
-        """Whether nothing but the path check was asked in the last `seconds`."""
-        return not [path for path in self.since(time.monotonic() - seconds) if "/v1/status/" not in path]
-
-    def busiest_second(self, mark: float) -> int:
-        """The most requests within any one second since `mark`."""
-        times = [at for at, _ in self.requests if at >= mark]
-        return max((sum(at <= other < at + 1.0 for other in times) for at in times), default=0)
 
     async def close(self) -> None:
         """End all connections."""

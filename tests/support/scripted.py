@@ -32,8 +32,6 @@ class Scripted:
         self.headers.append(dict(request.headers))
         if request.path in self.handlers:
             return await self.handlers[request.path](request)
-        if request.path == "/v1/status/leader":
-            return web.Response(body=b'"127.0.0.1:8300"', content_type="application/json")
         if "index" in request.query:
             await asyncio.sleep(3600)
         if request.path.startswith("/v1/kv/"):

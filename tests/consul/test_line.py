@@ -1,0 +1,63 @@
+"""Who may ask when, in invented time."""
+
+from grayctl.consul.line import Line
+from tests.support.watching import Recorder
+
+PER_SECOND = 20  # PROMISES
+
+
+class Time:
+    """Goes on when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    async def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+    def line(self) -> Line:
+        return Line(Recorder(), clock=lambda: self.now, sleep=self.sleep)
+
+
+async def times(time: Time, line: Line, *calm: bool) -> list[float]:
+    """When each of these questions is asked, in seconds after now."""
+    began, found = time.now, []
+    for one in calm:
+        await line.turn(calm=one)
+        found.append(time.now - began)
+    return found
+
+
+async def test_peace_waits_for_nothing() -> None:
+    time = Time()
+    assert await times(time, time.line(), *[False] * 200) == [0.0] * 200
+
+
+async def test_who_has_seen_a_fault_waits_for_a_turn() -> None:
+    time = Time()
+    asked = await times(time, time.line(), *[True] * 100)
+    assert all(sum(one <= other < one + 1.0 for other in asked) <= PER_SECOND for one in asked)
+    assert asked[-1] < 99 / 12
+
+
+async def test_what_was_asked_in_peace_counts_for_its_second() -> None:
+    """Twelve polls wake at once and find nothing new: they do not ask twelve times more in the same second."""
+    time = Time()
+    asked = await times(time, time.line(), *[False] * 12, *[True] * 30)
+    assert sum(one < 1.0 for one in asked) <= PER_SECOND
+
+
+async def test_a_mass_wake_delays_nobody_for_more_than_a_second() -> None:
+    time = Time()
+    asked = await times(time, time.line(), *[False] * 500, *[True])
+    assert 0.9 < asked[-1] <= 1.0
+
+
+async def test_the_second_after_a_fault_is_calm_too() -> None:
+    time = Time()
+    line = time.line()
+    await times(time, line, *[True] * 20)
+    asked = await times(time, line, *[False] * 10)
+    assert asked == sorted(set(asked)), "one after another"
+    await time.sleep(1.5)
+    assert await times(time, line, *[False] * 10) == [0.0] * 10
