@@ -2,12 +2,15 @@
 
 import base64
 import json
+import re
 import shutil
 import signal
+import subprocess
 import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +32,13 @@ def consul_binary() -> str:
     return found
 
 
+@cache
+def consul_version() -> tuple[int, ...]:
+    """Such as (1, 8, 7)."""
+    said = subprocess.run([consul_binary(), "version"], capture_output=True, text=True, check=True).stdout
+    return tuple(int(part) for part in re.findall(r"\d+", said.partition("\n")[0])[:3])
+
+
 class Consul:
     """An agent with ports and a directory of its own; a single server, ready when the constructor returns.
 
@@ -38,6 +48,8 @@ class Consul:
         persistent: keeps its data across `restart`; otherwise a restart loses everything.
         config: merged into the agent's configuration, `ports` key by key.
         https: also listen for TLS, on `https_port`.
+        servers: how many the cluster has; 0 for an agent that is none. See `make_cluster`.
+        start: do it now.
     """
 
     def __init__(
@@ -48,11 +60,15 @@ class Consul:
         persistent: bool = False,
         https: bool = False,
         config: Mapping[str, Any] | None = None,
+        servers: int = 1,
+        start: bool = True,
     ) -> None:
         self.folder = folder
         self.token = token
         self.persistent = persistent
+        self.servers = servers
         self.log = folder / "consul.log"
+        self.process: subprocess.Popen[bytes] | None = None
         self.http_port = free_block(5)
         self.https_port = self.http_port + 4
         extra = dict(config or {})
@@ -63,6 +79,8 @@ class Consul:
             "http": self.http_port,
             "server": self.http_port + 1,
         }
+        if consul_version() >= (1, 14):
+            ports["grpc_tls"] = -1  # a server's default is a fixed port; older ones do not know the key
         ports |= {"serf_lan": self.http_port + 2, "serf_wan": self.http_port + 3}
         self.config = {
             "node_name": f"node-{self.http_port}",
@@ -74,13 +92,23 @@ class Consul:
             "performance": {"raft_multiplier": 1},
         } | extra
         folder.mkdir(parents=True, exist_ok=True)
-        (folder / "agent.json").write_text(json.dumps(self.config))
-        self.start()
+        if start:
+            self.start()
 
     @property
     def address(self) -> str:
         """As for `consul.address` in the settings."""
         return f"http://127.0.0.1:{self.http_port}"
+
+    @property
+    def gossip(self) -> str:
+        """Where others join it."""
+        return f"127.0.0.1:{self.http_port + 2}"
+
+    @property
+    def is_leader(self) -> bool:
+        """Whether the leader it knows is itself."""
+        return bool(self.call("GET", "/v1/status/leader") == f"127.0.0.1:{self.http_port + 1}")
 
     @property
     def node(self) -> str:
@@ -91,7 +119,9 @@ class Consul:
 
     def start(self, *, wait: bool = True) -> None:
         """Start the agent; with `wait`, return when it has a leader and its own node is in the catalog."""
-        kind = ["-server", "-bootstrap-expect=1", f"-data-dir={self.folder / 'data'}"] if self.persistent else ["-dev"]
+        (self.folder / "agent.json").write_text(json.dumps(self.config))
+        kind = ["-server", f"-bootstrap-expect={self.servers}"] if self.servers else []
+        kind = [*kind, f"-data-dir={self.folder / 'data'}"] if self.persistent else ["-dev"]
         command = [consul_binary(), "agent", *kind, f"-config-file={self.folder / 'agent.json'}"]
         self.process = start(command, log=self.log)
         if wait:
@@ -103,22 +133,32 @@ class Consul:
 
     def stop(self, sig: signal.Signals = signal.SIGTERM) -> None:
         """End the agent; SIGKILL for a crash."""
-        stop(self.process, sig=sig)
+        if self.process is not None:
+            stop(self.process, sig=sig)
 
     def restart(self, sig: signal.Signals = signal.SIGTERM) -> None:
         """End it and start it on the same ports."""
         self.stop(sig)
         self.start()
 
+    def lose_data(self) -> None:
+        """Empty its data directory, while it is stopped."""
+        shutil.rmtree(self.folder / "data")
+
     def suspend(self) -> None:
         """SIGSTOP: connections stay open and nobody answers."""
-        self.process.send_signal(signal.SIGSTOP)
+        self._signal(signal.SIGSTOP)
 
     def resume(self) -> None:
         """SIGCONT."""
-        self.process.send_signal(signal.SIGCONT)
+        self._signal(signal.SIGCONT)
+
+    def _signal(self, sig: signal.Signals) -> None:
+        assert self.process is not None
+        self.process.send_signal(sig)
 
     def _is_ready(self) -> bool:
+        assert self.process is not None
         if self.process.poll() is not None:
             raise AssertionError(f"Consul ended with {self.process.returncode}: {self.log.read_text()[-2000:]}")
         try:
@@ -129,14 +169,15 @@ class Consul:
 
     # ------------------------------------------------------------ calls
 
-    def call(self, method: str, path: str, body: object = None) -> Any:
-        """One API call; the decoded JSON, or None for an empty body.
+    def call(self, method: str, path: str, body: object = None, *, token: str = "") -> Any:
+        """One API call, with `token` or else our own; the decoded JSON, or None for an empty body.
 
         Raises:
             urllib.error.HTTPError: for a status other than 2xx.
         """
         data = body if isinstance(body, bytes | None) else json.dumps(body).encode()
-        headers = {"X-Consul-Token": self.token} if self.token else {}
+        sent = token or self.token
+        headers = {"X-Consul-Token": sent} if sent else {}
         request = urllib.request.Request(f"{self.address}{path}", data=data, method=method, headers=headers)  # noqa: S310 -- loopback http
         with _OPENER.open(request, timeout=20) as answer:
             text = answer.read()
@@ -206,6 +247,11 @@ class Consul:
         token = self.call("PUT", "/v1/acl/token", {"Policies": [{"ID": policy["ID"]}]})
         return token["SecretID"], policy["ID"]
 
+    def revoke(self, secret: str) -> None:
+        """Delete the token with this secret id."""
+        accessor = self.call("GET", "/v1/acl/token/self", token=secret)["AccessorID"]
+        self.call("DELETE", f"/v1/acl/token/{accessor}")
+
     def change_policy(self, policy: str, rules: str) -> None:
         """Replace a policy's rules."""
         current = self.call("GET", f"/v1/acl/policy/{policy}")
@@ -239,6 +285,18 @@ def make_consul(tmp_path: Path) -> Iterator[MakeConsul]:
     yield make
     for agent in made:
         agent.stop(signal.SIGKILL)
+
+
+def make_cluster(make_consul: MakeConsul) -> tuple[list[Consul], Consul]:
+    """Three servers that keep their data, and an agent that is none, ready."""
+    servers = [make_consul(persistent=True, servers=3, start=False) for _ in range(3)]
+    client = make_consul(persistent=True, servers=0, start=False)
+    for one in (*servers, client):
+        one.config |= {"retry_join": [peer.gossip for peer in servers if peer is not one], "retry_interval": "1s"}
+        one.start(wait=False)
+    for one in (*servers, client):
+        one.wait_ready()
+    return servers, client
 
 
 @pytest.fixture

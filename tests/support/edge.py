@@ -63,7 +63,15 @@ class Edge:
         self.backends: dict[str, Backend] = {}
         self.configure()
 
-    def configure(self, *, watch: str = 'services = ["shop"]', nginx: str = "", more: str = "", top: str = "") -> None:
+    def configure(
+        self,
+        *,
+        watch: str = 'services = ["shop"]',
+        consul: str = "",
+        nginx: str = "",
+        more: str = "",
+        top: str = "",
+    ) -> None:
         """Write the settings file."""
         self.config.write_text(
             f"""{top}
@@ -72,6 +80,7 @@ state_dir = "{self.nginx.state_dir}"
 [consul]
 address = "{self.consul_address}"
 prefix = "{self.folder.name}"
+{consul}
 [watch]
 {watch}
 [nginx]
