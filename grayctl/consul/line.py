@@ -15,7 +15,9 @@ Sleep = Callable[[float], Awaitable[None]]
 
 # At most 20 requests a second in all under any fault. Evenly spaced, with room for the path check and the report.
 _CALM_RATE = 16.0
-_SECOND = 1.0  # the one that the rate is counted in: what is asked in peace just before or after a fault counts, too
+# What was asked in peace just before a fault counts, too, and the second after one stays calm. The first is less, since
+# a loss is confirmed calmly also in peace.
+_BEFORE, _AFTER = 0.5, 1.0
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0
 
 
@@ -111,7 +113,7 @@ class Line:
         if calm or now < self._calm_until:
             await self.calm()
         else:
-            self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _SECOND)
+            self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _BEFORE)
 
     async def calm(self, *, gated: bool = True) -> None:
         """Wait for this query's turn among all that have seen a fault."""
@@ -125,7 +127,7 @@ class Line:
                 if gated and not self.path.is_set():
                     continue
                 now = self.clock()
-                self._next_slot, self._calm_until = now + 1 / _CALM_RATE, now + _SECOND
+                self._next_slot, self._calm_until = now + 1 / _CALM_RATE, now + _AFTER
                 return
 
     def suffers(self, name: str) -> bool:
