@@ -9,7 +9,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import churn, served
+from tests.bench import churn, flap, served
 from tests.bench.growth import Figure, figures
 from tests.bench.plot import draw
 
@@ -24,6 +24,10 @@ def main() -> int:
     one = commands.add_parser("churn", help="what grayctl takes under constant churn, and whether it grows")
     one.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between two samples (default 3)")
+    one = commands.add_parser(
+        "flap", help="an instance flaps while nginx is under load, grayctl beside consul-template"
+    )
+    one.add_argument("--seconds", type=int, default=60, help="for each contender (default 60)")
     one = commands.add_parser("draw", help="draw the samples of a churn run again")
     one.add_argument("samples", type=Path, help="the JSON that a run has written")
     one.add_argument("picture", type=Path, help="the SVG to write")
@@ -33,6 +37,8 @@ def main() -> int:
             return _served(options.changes)
         case "churn":
             return _churn(options.minutes, options.every)
+        case "flap":
+            return _flap(options.seconds)
         case _:
             return _draw(options.samples, options.picture)
 
@@ -110,6 +116,37 @@ def _draw(samples: Path, picture: Path | None = None) -> int:
     draw(run.samples, picture, f"{run.seconds / 60:g} minutes of churn")
     print(f"picture: {picture}")
     return 0
+
+
+# ---------------------------------------------------------------- flap
+
+
+def _flap(seconds: int) -> int:
+    rows = flap.run(seconds)
+    print(f"{seconds} s of wrk for each, one of {flap.INSTANCES} instances flaps {flap.PER_SECOND} times a second\n")
+    print(f"{'':22}{'flaps':>6}{'reloads':>9}{'requests':>10}{'a second':>10}", end="")
+    print(f"{'5xx':>5}{'lost':>6}{'p99 ms':>8}{'late ms':>9}")
+    for one in rows:
+        load = one.load
+        print(
+            f"{one.name:22}{one.flaps:6}{one.reloads:9}{load.requests:10}{load.rate:10.0f}{load.refused:5}"
+            f"{load.lost:6}{load.p99 / 1000:8.1f}{one.late * 1000:9.0f}"
+        )
+    ours = rows[1]
+    for peer in rows[2:]:
+        ratios = {
+            "reloads": _ratio(ours.reloads, peer.reloads),
+            "failed requests": _ratio(ours.load.failed, peer.load.failed),
+            "requests a second": _ratio(ours.load.rate, peer.load.rate),
+            "p99": _ratio(ours.load.p99, peer.load.p99),
+        }
+        print(f"\nratios grayctl / {peer.name}: {', '.join(f'{name} {ratio}' for name, ratio in ratios.items())}")
+    _save("flap", rows, seconds=seconds)
+    return 0
+
+
+def _ratio(ours: float, theirs: float) -> str:
+    return f"{ours / theirs:.2f}" if theirs else f"{ours:g} to 0"
 
 
 if __name__ == "__main__":

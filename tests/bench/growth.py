@@ -8,6 +8,7 @@ import msgspec
 from tests.bench.resources import Sample
 
 _MIB = 1024 * 1024
+_TAKEN = 0.05
 WARM_UP = 0.25  # of the run; what comes after it is judged
 _WINDOW = 20  # samples over which log bytes a reload are counted
 
@@ -40,7 +41,7 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         return self.rise <= self.allowed and (self.bound is None or self.peak <= self.bound)
 
 
-def figures(samples: Sequence[Sample], keep: int, *, taken: float = 0.05, written: float = 0.25) -> list[Figure]:
+def figures(samples: Sequence[Sample], keep: int, *, written: float = 0.25) -> list[Figure]:
     """Every figure that a run is judged by.
 
     The bound on generations: `keep` that stood, twenty candidates that did not, and those of the journal and the last
@@ -49,27 +50,27 @@ def figures(samples: Sequence[Sample], keep: int, *, taken: float = 0.05, writte
     Args:
         samples: in the order of time.
         keep: `keep_generations`.
-        taken: how far what processes take may rise over the judged part, as a share of its own level.
-        written: the same for what is on disk and in the log, which follows what the latest generations changed.
+        written: how far what is on disk and in the log may rise over the judged part, as a share of its own level; it
+            follows what the latest generations changed. What processes take may rise by a twentieth.
     """
     rows: list[tuple[str, str, Callable[[Sample], float], float, float | None]] = [
-        ("grayctl RSS", "MiB", lambda one: one.rss / _MIB, taken, None),
-        ("grayctl RSS, anonymous", "MiB", lambda one: one.anonymous / _MIB, taken, None),
-        ("nginx master RSS", "MiB", lambda one: one.nginx_rss / _MIB, taken, None),
-        ("descriptors", "", lambda one: one.descriptors, taken, 100),
-        ("threads", "", lambda one: one.threads, taken, 24),
-        ("children", "", lambda one: one.children, taken, 2),
-        ("connections to Consul", "", lambda one: one.connections, taken, 60),
-        ("lines of /metrics", "", lambda one: one.series, taken, None),
-        ("nginx workers", "", lambda one: one.workers, taken, None),
-        ("workers shutting down", "", lambda one: one.leaving, taken, 12),
+        ("grayctl RSS", "MiB", lambda one: one.rss / _MIB, _TAKEN, None),
+        ("grayctl RSS, anonymous", "MiB", lambda one: one.anonymous / _MIB, _TAKEN, None),
+        ("nginx master RSS", "MiB", lambda one: one.nginx_rss / _MIB, _TAKEN, None),
+        ("descriptors", "", lambda one: one.descriptors, _TAKEN, 100),
+        ("threads", "", lambda one: one.threads, _TAKEN, 24),
+        ("children", "", lambda one: one.children, _TAKEN, 2),
+        ("connections to Consul", "", lambda one: one.connections, _TAKEN, 60),
+        ("lines of /metrics", "", lambda one: one.series, _TAKEN, None),
+        ("nginx workers", "", lambda one: one.workers, _TAKEN, None),
+        ("workers shutting down", "", lambda one: one.leaving, _TAKEN, 12),
         ("generations", "", lambda one: one.generations, written, max(2 * keep, keep + 20) + 3),
         ("objects", "", lambda one: one.objects, written, None),
         ("snippet sets", "", lambda one: one.snippet_sets, written, None),
-        ("journal files", "", lambda one: one.pending, taken, 1),
-        ("temporary files", "", lambda one: one.leftovers, taken, 4),
+        ("journal files", "", lambda one: one.pending, _TAKEN, 1),
+        ("temporary files", "", lambda one: one.leftovers, _TAKEN, 4),
         ("state directory", "KiB", lambda one: one.state_bytes / 1024, written, None),
-        ("services that did not answer", "", lambda one: one.unanswered, taken, 0),
+        ("services that did not answer", "", lambda one: one.unanswered, _TAKEN, 0),
     ]
     times = [one.at for one in samples]
     judged = [
