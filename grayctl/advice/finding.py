@@ -76,6 +76,11 @@ class Rule(msgspec.Struct, frozen=True):
         )
 
 
+def unit(name: str, *lines: str) -> str:
+    """Lines for a systemd unit, with the command that opens it."""
+    return "\n".join((f"# systemctl edit {name}", *lines))
+
+
 def ok(about: str, what: str) -> Finding:
     """What is as it should be."""
     return Finding(level=Level.OK, about=about, what=what)

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterator
 
-from grayctl.advice.finding import Finding, How, Level, Rule
+from grayctl.advice.finding import Finding, How, Level, Rule, unit
 from grayctl.advice.view import View, in_main
 from grayctl.nginx.inspect import is_no_file
 from grayctl.settings import listen_address
@@ -120,7 +120,7 @@ def listeners(view: View) -> Iterator[Finding]:
         path = one.first.removeprefix("unix:")
         if path != one.first:
             if f"rm -f {path}" not in view.unit:
-                advice = f"ExecStartPre=/bin/rm -f {path}"
+                advice = unit("nginx", f"ExecStartPre=/bin/rm -f {path}")
                 yield UNIX_LISTENER.found(one.text, how=How.UNIT, advice=advice, where=one.where)
             continue
         for key, (address, first, count) in ours.items():

@@ -4,7 +4,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from pwd import getpwuid
 
-from grayctl.advice.finding import Finding, How, Level, Rule, ok
+from grayctl.advice.finding import Finding, How, Level, Rule, ok, unit
 from grayctl.advice.machine import Machine, Node
 
 OTHERS_WRITE = Rule(
@@ -139,14 +139,14 @@ def rights(machine: Machine) -> Iterator[Finding]:
     us, master = machine.us, machine.master
     if master is not None and master.uid != us.uid and not us.has(_CAP_KILL):
         what = f"{_user(us.uid)} may not signal nginx (pid {master.pid}), whose master is {_user(master.uid)}'s"
-        yield SIGNAL.found(what, how=How.UNIT, advice=f"User={_user(master.uid)}")
+        yield SIGNAL.found(what, how=How.UNIT, advice=unit("grayctl", f"User={_user(master.uid)}"))
     if machine.namespace:
         yield ok("permissions", "candidates are checked in a private mount namespace")
     else:
         yield NAMESPACE.found(
             "no private mount namespace can be had: no CAP_SYS_ADMIN, or a sandbox forbids it",
             how=How.UNIT,
-            advice="AmbientCapabilities=CAP_SYS_ADMIN\nRestrictNamespaces=mnt",
+            advice=unit("grayctl", "AmbientCapabilities=CAP_SYS_ADMIN", "RestrictNamespaces=mnt"),
         )
 
 
@@ -158,7 +158,7 @@ def descriptors(machine: Machine) -> Iterator[Finding]:
             f"{machine.open_files} open files are allowed, {needed} are needed for "
             f"watch.max_long_polls = {machine.settings.watch.max_long_polls}",
             how=How.UNIT,
-            advice=f"LimitNOFILE={max(4096, 2 * needed)}",
+            advice=unit("grayctl", f"LimitNOFILE={max(4096, 2 * needed)}"),
         )
 
 

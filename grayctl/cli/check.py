@@ -27,7 +27,7 @@ _HOW = {
     "release": "write into the release:",
     "agent": "write into the agent's configuration:",
     "policy": "add to the policy of the token:",
-    "unit": "write into the unit (systemctl edit), under [Service]:",
+    "unit": "write into the unit, under [Service]:",
     "run": "run:",
 }
 

@@ -15,7 +15,9 @@ from typing import Any
 import crossplane
 
 from grayctl.errors import NginxConfigError
+from grayctl.nginx import lua
 
+lua.teach()
 # What the user includes of a generation, and in which context.
 ENTRIES = {"http.conf": "http", "stream.conf": "stream"}
 

@@ -200,7 +200,7 @@ def test_who_may_not_signal_nginx_or_make_a_namespace_is_told_the_unit(public: B
     public.nginx.write_conf()
     public.nginx.start()
     (found,) = _as_nobody(public, "signal-denied")
-    assert (found.how, found.advice) == (How.UNIT, "User=root")
+    assert (found.how, found.advice) == (How.UNIT, "# systemctl edit grayctl\nUser=root")
     (found,) = _as_nobody(public, "no-mount-namespace")
     assert "CAP_SYS_ADMIN" in found.advice
     assert public.found("signal-denied") == [], "root may"
@@ -224,7 +224,7 @@ def test_few_open_files_are_raised(bench: Bench) -> None:
         resource.setrlimit(resource.RLIMIT_NOFILE, (200, before[1]))
         (found,) = bench.found("open-files-low")
         assert found.how is How.UNIT
-        key, _, value = found.advice.partition("=")
+        key, _, value = found.advice.splitlines()[1].partition("=")
         assert key == "LimitNOFILE"
         resource.setrlimit(resource.RLIMIT_NOFILE, (int(value), before[1]))
         assert bench.found("open-files-low") == []

@@ -96,7 +96,7 @@ if LUA.exists():
             "main": f"worker_shutdown_timeout 5m;\nload_module {MODULES}/ndk_http_module.so;\nload_module {LUA};",
             "http": "lua_shared_dict d 1m;\ninit_by_lua_block {\n local t = { a = '}' } -- }\n"
             ' if t.a then t.b = "{" end\n}',
-            "server": "location /l {\ncontent_by_lua_block {\n  ngx.say('}' .. 'proxy_pass http://$gray_nobody/;')\n}\n}",
+            "server": "location /l {\ncontent_by_lua_block {\n  ngx.say([[}]] .. 'proxy_pass http://$gray_nobody/;')\n}\n}",
             "location": f"set_by_lua_block $x {{\n return '{{'\n}}\n{HOME}",
         },
         set(),
