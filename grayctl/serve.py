@@ -15,6 +15,7 @@ from grayctl import log
 from grayctl.errors import GrayctlError
 from grayctl.metrics import CONTENT_TYPE, Metrics
 from grayctl.model.report import Result, Status
+from grayctl.nginx.disk import explained
 from grayctl.people import author
 from grayctl.settings import listen_address
 
@@ -195,21 +196,22 @@ class Faces:
         """Listen for commands: mode 0660, group `grayctl` where there is one.
 
         Raises:
-            OSError: when the socket cannot be made.
+            StateError: the socket cannot be made.
         """
-        _clear(path)
         runner = web.AppRunner(app, access_log=None)
         await runner.setup()
-        mask = os.umask(0o117)
-        try:
-            await web.UnixSite(runner, str(path)).start()
-        finally:
-            os.umask(mask)
+        self._runners.append(runner)
+        with explained(path, "listen for commands"):
+            _clear(path)
+            mask = os.umask(0o117)
+            try:
+                await web.UnixSite(runner, str(path)).start()
+            finally:
+                os.umask(mask)
         try:
             os.chown(path, -1, grp.getgrnam(_GROUP).gr_gid)
         except (KeyError, OSError):  # no such group; or not ours to give, also inside a user namespace
             self._log.info("control_socket_private", path=str(path), hint=f"create the group {_GROUP} to share reading")
-        self._runners.append(runner)
 
     async def close(self) -> None:
         """Stop listening."""

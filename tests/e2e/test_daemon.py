@@ -172,6 +172,15 @@ def test_a_second_daemon_ends_at_once_and_names_the_first(edge: Edge) -> None:
     assert edge.status() is not None
 
 
+def test_a_daemon_that_nobody_could_command_does_not_start(edge: Edge) -> None:
+    (edge.folder / "control.sock").mkdir()
+    edge.cli("init")
+    done = edge.cli("run")
+    assert done.returncode == 1
+    assert f"{edge.folder}/control.sock: cannot listen for commands: Is a directory" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
 def test_sigterm_leaves_nginx_serving(edge: Edge) -> None:
     edge.backend("a")
     edge.up()
