@@ -14,8 +14,8 @@ from grayctl.model.report import Result, Status
 from grayctl.settings import Settings, load
 
 _T = TypeVar("_T")
-# An activation may take a check, a proof, and the proof of a rollback.
-_PATIENCE = 60.0
+# An activation may take a check, a proof, and the proof of a rollback. A look waits for the loop alone.
+_PATIENCE, _PATIENCE_TO_LOOK = 60.0, 10.0
 
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON.")
 
@@ -35,8 +35,8 @@ def config_of(ctx: click.Context) -> Path | None:
 
 
 class _UnixConnection(http.client.HTTPConnection):
-    def __init__(self, path: str) -> None:
-        super().__init__("grayctl", timeout=_PATIENCE)
+    def __init__(self, path: str, patience: float) -> None:
+        super().__init__("grayctl", timeout=patience)
         self._path = path
 
     def connect(self) -> None:
@@ -68,7 +68,7 @@ class Control:
         Raises:
             ControlError: no daemon listens, or it does not answer.
         """
-        return self._call("GET", "/status", None, Status)
+        return self._call("GET", "/status", None, Status, _PATIENCE_TO_LOOK)
 
     def act(self, path: str, body: dict[str, Any] | None = None) -> Result:
         """Ask the daemon to do something.
@@ -76,10 +76,10 @@ class Control:
         Raises:
             ControlError: no daemon listens, it does not answer, or it refuses this user.
         """
-        return self._call("POST", path, body or {}, Result)
+        return self._call("POST", path, body or {}, Result, _PATIENCE)
 
-    def _call(self, method: str, path: str, body: dict[str, Any] | None, kind: type[_T]) -> _T:
-        connection = _UnixConnection(self._path)
+    def _call(self, method: str, path: str, body: dict[str, Any] | None, kind: type[_T], patience: float) -> _T:
+        connection = _UnixConnection(self._path, patience)
         try:
             connection.request(method, path, None if body is None else msgspec.json.encode(body))
             answer = connection.getresponse()

@@ -6,7 +6,7 @@ from pathlib import Path
 import click
 
 from grayctl.cli.common import Control, finish, json_option, settings_of
-from grayctl.errors import SettingsError
+from grayctl.errors import ControlError, SettingsError, StateError
 from grayctl.model.catalog import Freeze
 from grayctl.model.report import Result
 from grayctl.people import author
@@ -35,7 +35,7 @@ def freeze(ctx: click.Context, duration: str | None, reason: str, fleet: bool, a
         finish(_fleet(settings, _made(settings, reason, seconds, "fleet")), as_json=as_json)
     control = Control(settings)
     if control.running():
-        finish(control.act("/freeze", {"seconds": seconds, "reason": reason}), as_json=as_json)
+        finish(_pull(settings, control, reason, seconds), as_json=as_json)
     _write_local(settings, _made(settings, reason, seconds, "node"))
     finish(Result(outcome="done", message="frozen; no daemon runs, the next one finds it"), as_json=as_json)
 
@@ -57,6 +57,23 @@ def unfreeze(ctx: click.Context, fleet: bool, as_json: bool) -> None:
         finish(control.act("/unfreeze"), as_json=as_json)
     _write_local(settings, None)
     finish(Result(outcome="done", message="unfrozen"), as_json=as_json)
+
+
+def _pull(settings: Settings, control: Control, reason: str, seconds: float | None) -> Result:
+    """Through the daemon, which waits for a change under way; past one that hangs, so that it finds the brake pulled.
+
+    Raises:
+        ControlError: the daemon did not do it, and this user cannot.
+    """
+    try:
+        return control.act("/freeze", {"seconds": seconds, "reason": reason})
+    except ControlError as error:
+        try:
+            _write_local(settings, _made(settings, reason, seconds, "node"))
+        except StateError:
+            raise error from None
+        message = f"frozen, but a change under way may still end: {error}"
+        return Result(outcome="done", message=message, exit_code=error.exit_code)
 
 
 def _made(settings: Settings, reason: str, seconds: float | None, scope: str) -> Freeze:

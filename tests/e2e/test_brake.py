@@ -5,11 +5,14 @@ import itertools
 import json
 import os
 import pwd
+import signal
 import threading
 from collections.abc import Iterator
 
 import pytest
+from click.testing import CliRunner
 
+from grayctl.cli import cli
 from tests.support.edge import Edge
 from tests.support.nginx import BINARY, Prober
 from tests.support.process import start, wait_until
@@ -129,6 +132,26 @@ def test_a_rollback_goes_back_and_stays_there_until_unfreeze(serving: Edge) -> N
         assert edge.cli("unfreeze").returncode == 0
         wait_until(lambda: edge.serves("b", "bad"), "unfrozen, it serves what Consul says")
     assert prober.failed == 0
+
+
+def test_a_daemon_that_hangs_finds_the_brake_pulled(serving: Edge, monkeypatch: pytest.MonkeyPatch) -> None:
+    edge = serving
+    assert edge.process is not None
+    monkeypatch.setattr("grayctl.cli.common._PATIENCE", 0.5)
+    monkeypatch.setattr("grayctl.cli.common._PATIENCE_TO_LOOK", 0.5)
+    edge.process.send_signal(signal.SIGSTOP)
+    edge.consul.deregister("b")
+    done = CliRunner().invoke(cli, ["--config", str(edge.config), "freeze", "--reason", "it hangs"])
+    assert done.exit_code == 4
+    assert "frozen, but a change under way may still end" in done.output
+    looked = CliRunner().invoke(cli, ["--config", str(edge.config), "status"])
+    assert looked.exit_code == 0
+    assert "no daemon answers" in looked.output
+    assert "it hangs" in looked.output
+    edge.process.send_signal(signal.SIGCONT)
+    wait_until(lambda: (edge.status() or {})["services"][0]["registered"] == 1, "it hears of b's end")
+    wait_until(lambda: "(freeze): it hangs" in edge.cli("status").stdout, "and holds it")
+    assert edge.serves("a", "b")
 
 
 def test_a_damaged_generation_hides_no_other_and_cannot_be_gone_back_to(serving: Edge) -> None:
