@@ -4,6 +4,7 @@
     ├── SettingsError            the settings file, an environment variable, a token file
     ├── CatalogFileError         an offline catalog
     ├── ReleaseError             a policy that may not be followed, with every problem in it
+    ├── ListError                a file that can be no list
     ├── TemplateError            a template that does not parse or fails on one service's data
     ├── ConsulError              Consul did not give what was asked for
     │   ├── ConsulUnreachable    no connection, a timeout, a connection closed without a word
@@ -91,6 +92,10 @@ class ReleaseError(GrayctlError):
     def __init__(self, problems: tuple[Problem, ...]) -> None:
         super().__init__("\n".join(one.text for one in problems))
         self.problems = problems
+
+
+class ListError(GrayctlError):
+    """A file can be no list."""
 
 
 class TemplateError(GrayctlError):

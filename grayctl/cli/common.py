@@ -4,7 +4,7 @@ import http.client
 import socket
 import sys
 from pathlib import Path
-from typing import Any, NoReturn, TypeVar
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import click
 import msgspec
@@ -12,6 +12,11 @@ import msgspec
 from grayctl.errors import ControlError
 from grayctl.model.report import Result, Status
 from grayctl.settings import Settings, load
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Coroutine
+
+    from grayctl.consul.client import ConsulClient
 
 _T = TypeVar("_T")
 # An activation may take a check, a proof, and the proof of a rollback. A look waits for the loop alone.
@@ -103,6 +108,23 @@ class Control:
         return ControlError(
             f"{self._path}: permission denied: run as root, or as a member of the group grayctl to read"
         )
+
+
+def asked(settings: Settings, call: "Callable[[ConsulClient], Coroutine[Any, Any, _T]]") -> _T:
+    """What Consul says, asked once on a connection of its own.
+
+    Raises:
+        ConsulError: as `call` does.
+    """
+    import asyncio
+
+    from grayctl.consul.client import ConsulClient
+
+    async def ask() -> _T:
+        async with ConsulClient(settings.consul, connections=1) as client:
+            return await call(client)
+
+    return asyncio.run(ask())
 
 
 def print_json(value: Any) -> None:

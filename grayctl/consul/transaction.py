@@ -51,16 +51,29 @@ def body(operations: Sequence[Operation]) -> bytes:
     Raises:
         ConsulTooLarge: more than Consul takes in one transaction.
     """
-    encoded = msgspec.json.encode(
-        [{"KV": {"Verb": one.verb, "Key": one.key, "Value": one.value, "Index": one.index}} for one in operations]
-    )
-    if len(operations) > MAX_OPERATIONS or len(encoded) > MAX_BYTES:
+    encoded = _encoded(operations)
+    if not _fits(operations, encoded):
         keys = f"{operations[0].key} and {len(operations) - 1} more keys" if operations else "no key"
         raise ConsulTooLarge(
             f"{keys}: {len(operations)} operations of {len(encoded)} bytes; Consul takes {MAX_OPERATIONS} of "
             f"{MAX_BYTES} bytes in one transaction. Make it smaller, or do it in parts"
         )
     return encoded
+
+
+def fits(operations: Sequence[Operation]) -> bool:
+    """Whether Consul takes it in one transaction."""
+    return _fits(operations, _encoded(operations))
+
+
+def _encoded(operations: Sequence[Operation]) -> bytes:
+    return msgspec.json.encode(
+        [{"KV": {"Verb": one.verb, "Key": one.key, "Value": one.value, "Index": one.index}} for one in operations]
+    )
+
+
+def _fits(operations: Sequence[Operation], encoded: bytes) -> bool:
+    return len(operations) <= MAX_OPERATIONS and len(encoded) <= MAX_BYTES
 
 
 class _Fault(msgspec.Struct, rename="pascal"):
