@@ -22,6 +22,7 @@ _COMMANDS = {
     "unfreeze": ("freeze", "Let changes through again."),
     "guard": ("guard", "Let go what the guard keeps in use."),
     "forget": ("forget", "End the name of a service that nothing needs any more."),
+    "release": ("release", "Policies: lint them; the schema for editors."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 

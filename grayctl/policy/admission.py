@@ -76,6 +76,15 @@ def present(registrations: Iterable[Registration], names: Mapping[str, tuple[str
     )
 
 
+def healthy_versions(registrations: Iterable[Registration], watch: WatchSettings) -> frozenset[str]:
+    """The versions of which an instance may take traffic, as far as its registration says: no name is resolved."""
+    return frozenset(
+        _first(one, watch.version_from)
+        for one in registrations
+        if is_healthy(one, include_warning=watch.include_warning) and _weight(one, watch.weight_from)[0] > 0
+    )
+
+
 def is_healthy(registration: Registration, *, include_warning: bool) -> bool:
     """Passing, or warning where the settings say that warning serves; maintenance never."""
     return registration.health is Health.PASSING or (include_warning and registration.health is Health.WARNING)

@@ -158,7 +158,7 @@ class _Reader:
         text = self._shape.service
         if text is None:
             if service is None and "service" not in self._shape.given.keys:
-                self._problems.add(Place(1, "service"), "", "is missing", "Write `service: ` and its name in Consul")
+                self._problems.add(Place(1, "service"), "", "is missing", "Write `service:` and its name in Consul")
             return service or ""
         if not _SERVICE.match(text):
             self._problems.add(text.place, text, "is no name of a service", "Up to 128 letters, digits and hyphens")

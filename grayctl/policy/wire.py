@@ -86,7 +86,7 @@ class Match(Shape):
         Texts | None,
         Meta(
             description="Any of these devices, by User-Agent.",
-            extra_json_schema={"anyOf": [_DEVICE, {"type": "array", "items": _DEVICE}]},
+            extra_json_schema={"oneOf": [_DEVICE, {"type": "array", "items": _DEVICE}]},
         ),
     ] = None
     identity: Annotated[Value | None, Meta(description="The user, by the policy's `identity`.")] = None
@@ -216,7 +216,11 @@ def _published(part: Any) -> Any:
     if "anyOf" in kept:
         scalars = [one["type"] for one in kept["anyOf"] if one.keys() == {"type"} and one["type"] in _SCALARS]
         others = [one for one in kept.pop("anyOf") if one.get("type") not in scalars]
-        ways = [{"type": [one for one in scalars if one != "integer"]}, *others] if scalars else others
+        ways = (
+            [{"type": [one for one in scalars if one != "integer" or "number" not in scalars]}, *others]
+            if scalars
+            else others
+        )
         kept |= ways[0] if len(ways) == 1 else {"anyOf": ways}
     return kept
 
