@@ -88,6 +88,7 @@ class ConsulView:
         lacking: what the token may not do, of what is needed.
         agent: the agent's /v1/agent/self; None when the token may not read it.
         fleet: what the nodes reported.
+        policies: key -> text of every release.
         skew: how many seconds our clock is ahead; None when Consul did not say.
     """
 
@@ -100,6 +101,7 @@ class ConsulView:
     lacking: tuple[Right, ...] = ()
     agent: Mapping[str, object] | None = None
     fleet: Fleet = field(default_factory=Fleet)
+    policies: Mapping[str, bytes] = field(default_factory=dict)
     skew: float | None = None
 
     @property

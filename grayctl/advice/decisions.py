@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterator
 
 from grayctl.advice.finding import Finding, How, Level, Rule
-from grayctl.advice.view import Decision, Source, View, setting_place
+from grayctl.advice.view import Decision, View, setting_place
 from grayctl.settings import Settings
 from grayctl.toml_lines import quoted
 
@@ -23,8 +23,21 @@ NO_REALIP = Rule(
 )
 
 _CLIENTS_OWN = re.compile(r"\$\{?(?P<kind>http|cookie|arg)_(?P<name>\w+)")
-_SOURCES = {"http": Source.HEADER, "cookie": Source.COOKIE, "arg": Source.QUERY}
+_WORDS = {"http": "header", "cookie": "cookie", "arg": "argument"}
 _ADDRESS = re.compile(r"\$\{?(?:binary_)?remote_addr\b")
+
+
+def chosen_by(key: str) -> tuple[str, ...]:
+    """What the client writes of the key of a balance: `header x-user`, `cookie uid`, `argument q`."""
+    return tuple(
+        f"{_WORDS[found['kind']]} {found['name'].replace('_', '-') if found['kind'] == 'http' else found['name']}"
+        for found in _CLIENTS_OWN.finditer(key)
+    )
+
+
+def is_address(key: str) -> bool:
+    """Whether the key of a balance has the client's address in it."""
+    return _ADDRESS.search(key) is not None
 
 
 def from_settings(settings: Settings, source: tuple[str, str]) -> Iterator[Decision]:
@@ -36,32 +49,28 @@ def from_settings(settings: Settings, source: tuple[str, str]) -> Iterator[Decis
     """
     for name, service in settings.services.items():
         key = f"services.{quoted(name)}.balance"
-        what, where = f'{key} = "{service.balance}"', setting_place(source, key)
-        for found in _CLIENTS_OWN.finditer(service.balance):
-            yield Decision(
-                source=_SOURCES[found["kind"]],
-                name=found["name"].replace("_", "-") if found["kind"] == "http" else found["name"],
-                what=what,
-                where=where,
-                how=How.SETTINGS,
-                guard=f'[services.{quoted(name)}]\nbalance = "hash $remote_addr"',
-            )
-        if service.balance == "ip_hash" or _ADDRESS.search(service.balance):
-            yield Decision(source=Source.CLIENT_IP, what=what, where=where)
+        yield Decision(
+            what=f'{key} = "{service.balance}"',
+            chosen=chosen_by(service.balance),
+            by_address=service.balance == "ip_hash" or is_address(service.balance),
+            where=setting_place(source, key),
+            how=How.SETTINGS,
+            guard=f'[services.{quoted(name)}]\nbalance = "hash $remote_addr"',
+        )
 
 
 def by_client(view: View) -> Iterator[Finding]:
     """Headers, cookies and arguments that decide, and whose choice should not be everybody's."""
     for one in view.decisions:
-        if one.source is not Source.CLIENT_IP and one.guard:
-            what = f"{one.what}: the {one.source} {one.name} is the client's to choose"
+        if one.chosen and one.guard:
+            what = f"{one.what}: the client chooses {', '.join(one.chosen)}"
             yield CLIENT_DECIDES.found(what, how=one.how, advice=one.guard, where=one.where)
 
 
 def by_address(view: View) -> Iterator[Finding]:
     """The client's address decides, and nginx takes it from the connection."""
     http = view.tree.http
-    given = [one.what for one in view.decisions if one.source is Source.CLIENT_IP]
+    given = [one.what for one in view.decisions if one.by_address]
     behind = any(placed.directive.name == "set_real_ip_from" for placed in view.tree.walk() if placed.inside("http"))
     if given and not behind and http is not None:
         yield NO_REALIP.found(

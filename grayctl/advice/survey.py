@@ -21,6 +21,7 @@ from grayctl.advice import (
     names,
     permissions,
     ports,
+    releases,
     routes,
     variables,
 )
@@ -33,6 +34,7 @@ from grayctl.advice.names import host_names
 from grayctl.advice.view import View
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.names import Resolver
+from grayctl.consul.releases import list_releases
 from grayctl.consul.store import decode_node, node_key
 from grayctl.errors import ConsulDenied, ConsulProtocolError, GrayctlError, NginxError
 from grayctl.nginx.check import Checked
@@ -96,11 +98,13 @@ async def survey(
     said, (facts, tested, master, nginx) = await asyncio.gather(_hear(settings, source), _examine(settings))
     marker = await ask_marker(*listen_address(settings.nginx.marker))
     machine = await asyncio.to_thread(partial(look, settings, master=master, marker=marker, answers=answers, root=root))
+    given, unreadable = releases.read(said.policies)
     view = await _view(settings, source, facts, tested, said.services)
     findings = [ok("settings", f"node {settings.node}"), *_templates(settings), *_state(settings), *nginx]
+    findings += unreadable
     if view is not None:
         findings += [UNREAD.found(reason) for reason in view.tree.unread]
-        findings += _judged(CONFIGURATION, replace(view, unit=machine.unit))
+        findings += _judged(CONFIGURATION, replace(view, unit=machine.unit, decisions=view.decisions + given))
     findings += [*_judged(MACHINE, machine), *_judged(CONSUL, said), *_judged(FLEET, said.fleet)]
     return tuple(dict.fromkeys(findings))
 
@@ -235,6 +239,7 @@ async def _ask(client: ConsulClient, settings: Settings, source: tuple[str, str]
         lacking=await client.lacks(needed(settings, member)),
         agent=agent,
         fleet=await _fleet(client, settings),
+        policies=await _policies(client),
         # HTTP's date has whole seconds: half of one is right on average
         skew=None if theirs is None else time.time() - theirs - 0.5,
     )
@@ -253,3 +258,11 @@ async def _fleet(client: ConsulClient, settings: Settings) -> Fleet:
         except ConsulProtocolError:
             damaged.append(entry.key)
     return replace(told, nodes=tuple(nodes), damaged=tuple(damaged))
+
+
+async def _policies(client: ConsulClient) -> dict[str, bytes]:
+    try:
+        stored = await list_releases(client)
+    except ConsulDenied:  # as above
+        return {}
+    return {one.policy.key: one.policy.value for one in stored if one.policy}

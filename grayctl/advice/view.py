@@ -3,7 +3,6 @@
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from enum import StrEnum
 from pathlib import Path
 
 from grayctl.advice.finding import How
@@ -51,29 +50,21 @@ class Route:
         return How.INSIDE, self.home.where
 
 
-class Source(StrEnum):
-    """What of a request decides."""
-
-    HEADER = "header"
-    COOKIE = "cookie"
-    QUERY = "query argument"
-    CLIENT_IP = "client_ip"
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Decision:
-    """Something of a request that decides which version or server it gets.
+    """Something of a request decides which version or server it gets.
 
     Attributes:
-        what: as its owner wrote it, such as `services.shop.balance = "hash $http_x_user"`.
-        name: of the header, cookie or argument.
+        what: as its owner knows it, such as `services.shop.balance = "hash $http_x_user"`.
+        chosen: what the client writes that decides, such as `header X-User`.
+        by_address: whether the client's address decides.
         where: `FILE:LINE`.
         how, guard: the lines that take the choice from the client, and where they go; empty where it may choose.
     """
 
-    source: Source
     what: str
-    name: str = ""
+    chosen: tuple[str, ...] = ()
+    by_address: bool = False
     where: str = ""
     how: How = How.NONE
     guard: str = ""

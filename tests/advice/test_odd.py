@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grayctl.advice.finding import Level
 from grayctl.advice.survey import CONFIGURATION
-from grayctl.advice.view import Decision, Source, View
+from grayctl.advice.view import Decision, View
 from grayctl.nginx.tree import read
 from grayctl.settings import parse
 from tests.advice.test_configuration import ELSEWHERE
@@ -206,7 +206,7 @@ def test_no_rule_falls_over_on_any_nesting_of_any_words(place: Path, text: str) 
         addresses={"a.b": ("10.0.0.1",), "h.example": ("::1",)},
         missing=frozenset({"/"}),
         odd_files=frozenset({"/dev/null"}),
-        decisions=(Decision(source=Source.CLIENT_IP, what="x"),),
+        decisions=(Decision(what="x", by_address=True),),
     )
     for found in [one for judge in CONFIGURATION for one in judge(view)]:
         assert found.rule
