@@ -200,21 +200,6 @@ def _process(root: Path, pid: int) -> Process | None:
     return Process(pid, int(fields["Uid"].split()[1]), int(fields.get("CapEff", "0"), 16))
 
 
-def hidden_master(pid_file: Path) -> int | None:
-    """The pid in a pid file, when it is a process that we may not look into, and so could not signal either."""
-    try:
-        pid = int(pid_file.read_text(encoding="ascii"))
-    except (OSError, ValueError):
-        return None
-    try:
-        Path(f"/proc/{pid}/exe").readlink()
-    except PermissionError:
-        return pid
-    except OSError:
-        return None
-    return None
-
-
 def holder(lock: Path, root: Path = Path("/")) -> int | None:
     """The pid that holds a lock file (flock(2)), read from /proc/locks: to try would disturb who starts now."""
     try:

@@ -29,7 +29,7 @@ from grayctl.advice.consul import ConsulView, needed
 from grayctl.advice.decisions import from_settings
 from grayctl.advice.finding import Finding, How, Level, Rule, ok
 from grayctl.advice.fleet import Fleet
-from grayctl.advice.machine import Machine, hidden_master, look, mode
+from grayctl.advice.machine import Machine, look, mode
 from grayctl.advice.names import host_names
 from grayctl.advice.view import View
 from grayctl.consul.client import ConsulClient
@@ -42,7 +42,7 @@ from grayctl.nginx.check import check as test
 from grayctl.nginx.confirm import ask_marker
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect
-from grayctl.nginx.process import find_master, orphans
+from grayctl.nginx.process import find_master, hidden_master, orphans
 from grayctl.nginx.tree import Tree, read
 from grayctl.render.templates import Templates
 from grayctl.settings import Settings, listen_address

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from grayctl.nginx.process import Master, Worker, is_suspended, suspended, workers
+from grayctl.nginx.process import Master, Worker, suspended, workers
 
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.002, 0.05
 _MARKER_TIMEOUT = 1.0
@@ -187,8 +187,8 @@ async def confirm(
             if answer == stamp and not errors.failure():
                 return Proven()
         if loop.time() >= deadline:
-            if is_suspended(master.pid):
-                return NotProven(suspended(master), refused=False)
+            if words := suspended(master):
+                return NotProven(words, refused=False)
             return NotProven(_why(timeout, answer, stamp, fresh=fresh, stale=stale), refused=False)
         await asyncio.sleep(pause)
         pause = min(_LONGEST_PAUSE, pause * 1.5)

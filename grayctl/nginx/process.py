@@ -54,6 +54,18 @@ def find_master(facts: Facts) -> Master | None:
     return found if is_alive(found) else None  # what was judged is what had this start time
 
 
+def hidden_master(pid_file: Path) -> int | None:
+    """The pid in a pid file, when it calls itself nginx's master and we may not look whether it is."""
+    try:
+        pid = int(pid_file.read_text(encoding="ascii"))
+        (_PROC / f"{pid}/exe").readlink()
+    except PermissionError:
+        return pid if _title(pid).startswith(_MASTER_TITLE) else None
+    except (OSError, ValueError):
+        return None
+    return None
+
+
 def is_alive(master: Master) -> bool:
     """Whether this very process still runs."""
     return start_time(master.pid) == master.start_time
@@ -66,8 +78,26 @@ def is_suspended(pid: int) -> bool:
 
 
 def suspended(master: Master) -> str:
-    """What to say of a master that `is_suspended`."""
+    """What to say of a suspended master; empty when it is none."""
+    if not is_suspended(master.pid):
+        return ""
     return f"nginx's master (pid {master.pid}) is suspended and takes no signal. Resume it: kill -CONT {master.pid}"
+
+
+def demand_reachable(master: Master | None, pid_file: Path) -> None:
+    """Look whether what was found could be signalled and proven now.
+
+    Raises:
+        NginxError: the master is suspended, and would take a signal some time later; or what calls itself the master
+            cannot be told from a stranger.
+    """
+    if master is not None and (words := suspended(master)):
+        raise NginxError(words)
+    if master is None and (pid := hidden_master(pid_file)) is not None:
+        raise NginxError(
+            f"pid {pid} may be nginx's master, which /proc/{pid}/exe would tell, and grayctl may not read it. Run "
+            "grayctl as root, with CAP_SYS_PTRACE where its capabilities are bounded (as in grayctl.service)"
+        )
 
 
 def start_time(pid: int) -> int | None:

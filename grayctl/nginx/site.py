@@ -14,7 +14,7 @@ from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect, is_fresh
 from grayctl.nginx.journal import Pending, State
 from grayctl.nginx.ports import strangers
-from grayctl.nginx.process import Master, find_master, hang_up, is_alive, is_suspended, orphans, suspended, workers
+from grayctl.nginx.process import Master, demand_reachable, find_master, hang_up, is_alive, orphans, suspended, workers
 from grayctl.nginx.recovery import Recovery, recover
 from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 
@@ -125,13 +125,12 @@ class Site:
 
         Raises:
             NginxConfigError: nginx.conf does not include the generations, so nothing could ever be served.
-            NginxError: nginx cannot be started, or its master is suspended and would take the signal some time later.
+            NginxError: nginx cannot be started, or its master could not be signalled and proven now.
             StateError: the candidate is gone, or the journal cannot be written (flip mode).
         """
         await self._refresh()
         master = self.look()
-        if master is not None and is_suspended(master.pid):
-            raise NginxError(suspended(master))
+        demand_reachable(master, self.facts.pid_file)
         await self._settle_first()
         self.store.read(candidate.number)
         checked = await self._check_in_namespace(candidate) if self._namespace else None
@@ -378,8 +377,8 @@ class Site:
         self._again_at = asyncio.get_running_loop().time() + self._again
         silent = not await ask_marker(*self.marker)
         self._again = min(_AGAIN_SILENT if silent else _AGAIN_CEILING, 2 * self._again)
-        if is_suspended(master.pid):
-            return Noticed("unproven", master.pid, suspended(master))
+        if words := suspended(master):
+            return Noticed("unproven", master.pid, words)
         await self._refresh()
         checked = await self.check_current()
         if not checked.ok:
