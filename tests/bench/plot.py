@@ -42,7 +42,7 @@ _PANELS: tuple[tuple[str, dict[str, _Get]], ...] = (
     ),
     ("KiB", {"state directory": lambda one: one.state_bytes / 1024}),
     ("nginx", {"workers": lambda one: one.workers, "shutting down": lambda one: one.leaving}),
-    ("reloads", {"proven reloads": lambda one: one.reloads}),
+    ("so far", {"proven reloads": lambda one: one.reloads, "log, KiB": lambda one: one.logged / 1024}),
 )
 
 
