@@ -1,10 +1,13 @@
 """The judgement itself: it finds what grows, and is not moved by noise, a spike or one step."""
 
 import random
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
 import pytest
 
 from tests.bench.growth import figures, slope
+from tests.bench.plot import draw
 from tests.bench.resources import Sample
 
 _MIB = 1024 * 1024
@@ -94,3 +97,11 @@ def test_the_slope_is_the_median_of_all_pairs() -> None:
     assert slope([0, 1, 2, 3, 4], [0, 2, 4, 6, 100]) == 2
     assert slope([0, 1], [5, 5]) == 0
     assert slope([0], [5]) == 0
+
+
+def test_a_run_can_be_drawn(tmp_path: Path) -> None:
+    samples = [_replaced({"at": 3.0 * number, "descriptors": 40 + number % 3}) for number in range(20)]
+    draw(samples, tmp_path / "churn.svg", "a minute of churn")
+    drawn = ET.parse(tmp_path / "churn.svg").getroot()  # noqa: S314 -- our own file
+    texts = {one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")}
+    assert {"a minute of churn", "descriptors", "minutes"} <= texts
