@@ -7,6 +7,7 @@ import pytest
 
 from grayctl.assembly import assemble
 from grayctl.converge import Converger, Wanted
+from grayctl.errors import StateError
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.model.generation import Manifest
 from grayctl.model.outcome import Applied, Held, Rejected, RolledBack, Unchanged
@@ -144,6 +145,24 @@ async def test_a_name_once_published_stays(nginx: Nginx, store: Store) -> None:
     manifest = store.current()
     assert manifest is not None
     assert set(manifest.objects) == {"shop", "other"}
+
+
+async def test_a_name_that_consul_still_lists_cannot_be_forgotten_and_one_that_has_gone_stays_away(
+    nginx: Nginx, store: Store
+) -> None:
+    """Forgotten while a catalog that names it is on its way, it would come back, and answer 503 for ever."""
+    one, _ = await converger(nginx, store, settings_for(nginx))
+    nginx.start()
+    await one.converge(wanted(catalog(nginx, shop=1, other=1)))
+    with pytest.raises(StateError, match="still lists 'other'"):
+        one.demand_forgettable("other", catalog(nginx, shop=1, other=0))
+    gone = catalog(nginx, shop=1)
+    one.demand_forgettable("other", gone)
+    assert isinstance(await one.forget("other", wanted(gone)), Applied)
+    assert isinstance(await one.converge(wanted(gone)), Unchanged)
+    manifest = store.current()
+    assert manifest is not None
+    assert set(manifest.objects) == {"shop"}
 
 
 async def test_two_names_with_one_id_the_first_stays(nginx: Nginx, store: Store) -> None:
