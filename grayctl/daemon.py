@@ -37,8 +37,8 @@ from grayctl.settings import Settings, load, path_in_force
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
 _FROZEN = "frozen: nothing that nginx serves is changed until `grayctl unfreeze`"
-# systemd hears READY with the first outcome, or when this has passed: with Consul or nginx away, what stands goes on
-# being served, and neither the machine's start nor systemd's patience may depend on them.
+# systemd hears READY with the first outcome, or when this has passed: without Consul what stands goes on being served,
+# and neither the machine's start nor systemd's patience may depend on it.
 _READY_WITHIN = 10.0
 
 
