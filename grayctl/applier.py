@@ -18,6 +18,7 @@ from grayctl.errors import NginxError, StateError, TemplateError
 from grayctl.metrics import Metrics, outcome_name
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.pace import Pace
+from grayctl.policy.standing import Unled
 from grayctl.quarantine import Ward
 from grayctl.report import fields, held_by, summary
 from grayctl.settings import ReloadSettings
@@ -77,6 +78,10 @@ class Applier:
     def ward(self) -> Ward:
         """Who is in quarantine."""
         return self.parts.converger.ward if self.parts else Ward()
+
+    def unled(self) -> tuple[Unled, ...]:
+        """Policies that wait for their live record."""
+        return self.parts.converger.standing.unled if self.parts else ()
 
     # ------------------------------------------------------------ what arrives
 

@@ -20,8 +20,9 @@ from grayctl.nginx.site import Site
 from grayctl.policy.admission import present
 from grayctl.policy.guard import Guard, Hold
 from grayctl.policy.resolve import Limits, resolve, stub
+from grayctl.policy.standing import NO_RELEASES, Policies
 from grayctl.quarantine import Ward, culprit, substitute
-from grayctl.render.fileset import ObjectHeader, Renderer, known_of, read_header
+from grayctl.render.fileset import ObjectHeader, Renderer, in_force_of, known_of, read_header
 from grayctl.settings import Settings
 
 # A generation that nginx took and did not serve is signalled again after this many seconds, doubling up to the
@@ -96,7 +97,9 @@ class Converger:
         self._serving: Manifest | None = None
         self.plan: Plan | None = None
         self.ward = Ward()
+        self.standing = NO_RELEASES
         self.load()
+        self._policies = Policies(in_force_of(self._good))
         self._guard = Guard.after_start({name: one.servers for name, one in self._known.items()}, monotonic())
 
     def load(self) -> None:
@@ -220,7 +223,16 @@ class Converger:
         limits = self._settings.guard
         there = {name: present(found, catalog.names) for name, found in catalog.services.items()}
         self._guard = self._guard.judge(there, limits, now)
-        plan = resolve(catalog, self._known, self._settings, self._limits, self.plan, guarded=self._guard.kept())
+        self.standing = self._policies.judge(catalog.kv)
+        plan = resolve(
+            catalog,
+            self._known,
+            self._settings,
+            self._limits,
+            self.plan,
+            guarded=self._guard.kept(),
+            standing=self.standing,
+        )
         self._guard = self._guard.learn({name: one.known for name, one in plan.services.items()}, limits, now)
         return plan
 

@@ -19,6 +19,7 @@ from grayctl.brake import Brake
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.watch import Watcher
 from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError, TemplateError
+from grayctl.fleet.adopter import Adopter
 from grayctl.fleet.reporter import Reporter, installation_id
 from grayctl.metrics import ConsulObserver, Metrics
 from grayctl.model.catalog import Freeze
@@ -62,6 +63,7 @@ class Daemon:
         self._stop = asyncio.Event()
         self._watcher: Watcher | None = None
         self._reporter: Reporter | None = None
+        self._adopter: Adopter | None = None
 
     async def run(self) -> int:
         """Start, serve until asked to stop, stop. Returns the exit code.
@@ -175,18 +177,18 @@ class Daemon:
             async with ConsulClient(settings.consul, connections=settings.watch.max_long_polls) as client:
                 self._watcher = Watcher(client, settings, self._applier.heard, observer=observer)
                 self._reporter = Reporter(client, self._node_report)
-                watching = asyncio.create_task(self._watcher.run())
-                reporting = asyncio.create_task(self._reporter.run())
+                self._adopter = Adopter(client, settings.node, self._applier.unled)
+                works = [asyncio.create_task(one.run()) for one in (self._watcher, self._reporter, self._adopter)]
                 try:
-                    while _heard_alike(settings, self._settings) and not (watching.done() or reporting.done()):
-                        await asyncio.wait([watching, reporting], timeout=1.0)
-                    for ended in (watching, reporting):
+                    while _heard_alike(settings, self._settings) and not any(one.done() for one in works):
+                        await asyncio.wait(works, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
+                    for ended in works:
                         if ended.done():
                             ended.result()
                 finally:
-                    watching.cancel()
-                    reporting.cancel()
-                    await asyncio.gather(watching, reporting, return_exceptions=True)
+                    for one in works:
+                        one.cancel()
+                    await asyncio.gather(*works, return_exceptions=True)
 
     async def _follow_nginx(self) -> None:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
@@ -270,6 +272,7 @@ class Daemon:
             freeze=self._brake.standing(applier.catalog),
             last=summary(applier.last) if applier.last else f"nothing was applied yet: {self.ready()}",
             trouble=self._reporter.trouble if self._reporter else "",
+            unadopted=self._adopter.trouble if self._adopter else {},
             caveat=applier.caveat,
         )
 

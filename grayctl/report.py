@@ -2,6 +2,7 @@
 
 import os
 import time
+from collections.abc import Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -13,13 +14,15 @@ from grayctl.metrics import outcome_name
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import Manifest
 from grayctl.model.outcome import Applied, Held, HeldBy, Outcome, Rejected, RolledBack, Unchanged
-from grayctl.model.plan import Finding, Server, ServicePlan, Serving
+from grayctl.model.plan import Compiled, Finding, Server, ServicePlan, Serving
+from grayctl.model.release import HUNDRED_PERCENT
 from grayctl.model.report import (
     ConsulReport,
     FreezeReport,
     GenerationReport,
     GuardReport,
     NginxReport,
+    ReleaseReport,
     Result,
     ServerReport,
     ServiceReport,
@@ -88,6 +91,7 @@ def build_status(
     freeze: Freeze | None,
     last: str,
     trouble: str,
+    unadopted: Mapping[str, str],
     caveat: str,
 ) -> Status:
     """The daemon's own view."""
@@ -103,9 +107,14 @@ def build_status(
         for name, one in (plan.services if plan else {}).items()
     )
     refused = tuple(f"{name}: {why}" for name, why in (plan.refused if plan else {}).items())
-    policies = tuple(
-        f"{entry.key}: this version of grayctl does not apply releases yet; the service is served without it"
-        for entry in (catalog.kv.get("releases", ()) if catalog else ())
+    policies = tuple(f"release of {service}: {why}" for service, why in converger.standing.problems.items())
+    policies += tuple(
+        f"release of {service}: edited by hand, and not yet adopted: {why}" for service, why in unadopted.items()
+    )
+    policies += tuple(
+        f"release of {service}: the service is not watched here"
+        for service in converger.standing.in_force
+        if plan is not None and service not in plan.services and service not in plan.refused
     )
     unreported = (f"this node is not reported to the fleet: {trouble}",) if trouble else ()
     return Status(
@@ -237,6 +246,20 @@ def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, ca
         notices=(*plan.notices, *waiting),
         quarantine=case.reason if case else "",
         quarantined_since=case.since if case else None,
+        release=_release(plan.compiled),
+    )
+
+
+def _release(compiled: Compiled | None) -> ReleaseReport | None:
+    if compiled is None:
+        return None
+    release, live = compiled.in_force.release, compiled.in_force.live
+    return ReleaseReport(
+        revision=live.revision,
+        stable=release.stable,
+        shares={version: share / HUNDRED_PERCENT for version, share in release.shares},
+        routes=tuple(route.name for route in release.routes),
+        fallback=tuple(one for one in release.versions[1:] if one not in compiled.available),
     )
 
 

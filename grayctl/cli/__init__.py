@@ -17,6 +17,7 @@ _COMMANDS = {
     "check": ("check", "Say what is wrong with settings, Consul, nginx, and what to do."),
     "status": ("status", "Versions, instances, shares, generation, quarantine, and why."),
     "list": ("lists:lists", "Write and read lists of users and addresses."),
+    "explain": ("explain", "Which version a request gets, and why."),
     "generation": ("generation", "List, show, compare and roll back generations."),
     "freeze": ("freeze", "Stop every change, on this node or the fleet."),
     "unfreeze": ("freeze", "Let changes through again."),

@@ -16,12 +16,20 @@ if TYPE_CHECKING:
     from grayctl.model.catalog import Catalog
     from grayctl.model.generation import FileSet
     from grayctl.model.report import Result
+    from grayctl.policy.standing import Standing
 
 
 @click.command()
 @click.option("--dry-run", is_flag=True, help="Print what nginx would read; change nothing.")
 @click.option("--diff", "show_diff", is_flag=True, help="Print the difference to what stands; change nothing.")
 @click.option("--catalog", type=click.Path(dir_okay=False), help="Offline: take instances from this file, not Consul.")
+@click.option(
+    "--release",
+    "policies",
+    multiple=True,
+    type=click.Path(dir_okay=False),
+    help="Offline: a policy; may be repeated.",
+)
 @click.option("--out", type=click.Path(file_okay=False), help="Offline: write the files into this directory.")
 @json_option
 @click.pass_context
@@ -30,6 +38,7 @@ def render(  # noqa: PLR0917 -- click passes options so
     dry_run: bool,
     show_diff: bool,
     catalog: str | None,
+    policies: tuple[str, ...],
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -38,7 +47,7 @@ def render(  # noqa: PLR0917 -- click passes options so
     \b
     Examples:
       grayctl render --diff
-      grayctl render --catalog catalog.yaml --out preview
+      grayctl render --catalog catalog.yaml --release shop.yaml --out preview
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     settings = settings_of(ctx)
     if show_diff and as_json:
@@ -47,10 +56,14 @@ def render(  # noqa: PLR0917 -- click passes options so
         raise click.UsageError("--diff goes without --catalog: what stands came from Consul")
     if out and not catalog:
         raise click.UsageError("--out goes with --catalog: it is for offline previews")
+    if policies and not catalog:
+        raise click.UsageError("--release goes with --catalog: it is for offline previews")
     if catalog:
         from grayctl import catalog_file
+        from grayctl.release_file import offline
 
-        _offline(settings, catalog_file.load(Path(catalog)), Path(out) if out else None, as_json=as_json)
+        standing = offline(map(Path, policies))
+        _offline(settings, catalog_file.load(Path(catalog)), standing, Path(out) if out else None, as_json=as_json)
     elif dry_run or show_diff:
         _preview(settings, show_diff=show_diff, as_json=as_json)
     elif Control(settings).running():
@@ -59,7 +72,7 @@ def render(  # noqa: PLR0917 -- click passes options so
         finish(asyncio.run(_once(settings)), as_json=as_json)
 
 
-def _offline(settings: Settings, catalog: "Catalog", out: Path | None, *, as_json: bool) -> None:
+def _offline(settings: Settings, catalog: "Catalog", standing: "Standing", out: Path | None, *, as_json: bool) -> None:
     import msgspec
 
     from grayctl.model.tokens import Path as PathToken
@@ -70,7 +83,7 @@ def _offline(settings: Settings, catalog: "Catalog", out: Path | None, *, as_jso
         except ValueError as error:
             raise click.UsageError(f"--out: {error}") from error
         settings = msgspec.structs.replace(settings, state_dir=str(out.absolute()))
-    files = _files(settings, catalog)
+    files = _files(settings, catalog, standing)
     if out is not None:
         _write(files, out)
     if out is None or as_json:
@@ -96,7 +109,7 @@ def _write(files: "FileSet", out: Path) -> None:
 def _preview(settings: Settings, *, show_diff: bool, as_json: bool) -> None:
     from grayctl.nginx.generations import Store
 
-    files = _files(settings, asyncio.run(_read_consul(settings)))
+    files = _files(settings, asyncio.run(_read_consul(settings)), None)
     if not show_diff:
         _print(files, as_json=as_json)
         return
@@ -116,21 +129,23 @@ def _preview(settings: Settings, *, show_diff: bool, as_json: bool) -> None:
             click.echo(line)
 
 
-def _files(settings: Settings, catalog: "Catalog") -> "FileSet":
-    """What nginx would read.
+def _files(settings: Settings, catalog: "Catalog", standing: "Standing | None") -> "FileSet":
+    """What nginx would read; without `standing` the releases are those of the catalog.
 
     Raises:
         TemplateError: naming every service that does not render.
     """
     from grayctl.nginx.generations import Store
     from grayctl.policy.resolve import Limits, resolve
-    from grayctl.render.fileset import Dialect, Renderer, known_of
+    from grayctl.policy.standing import Policies
+    from grayctl.render.fileset import Dialect, Renderer, in_force_of, known_of
     from grayctl.render.templates import Templates
 
     store = Store(Path(settings.state_dir))
     current = store.current()
-    known = known_of(store.objects(current)) if current else {}
-    plan = resolve(catalog, known, settings, Limits())
+    served = store.objects(current) if current else {}
+    standing = standing or Policies(in_force_of(served)).judge(catalog.kv)
+    plan = resolve(catalog, known_of(served), settings, Limits(), standing=standing)
     renderer = Renderer(Templates(settings.templates_dir), settings, Dialect())
     objects, failed = renderer.objects(plan)
     problems = [*map(str, failed.values()), *(f"{service}: {why}" for service, why in plan.refused.items())]

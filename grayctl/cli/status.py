@@ -14,7 +14,7 @@ from rich.text import Text
 
 from grayctl.cli.common import Control, json_option, print_json, settings_of
 from grayctl.errors import ControlError
-from grayctl.model.report import FreezeReport, NginxReport, ServiceReport, Status
+from grayctl.model.report import FreezeReport, NginxReport, ReleaseReport, ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
@@ -164,13 +164,25 @@ def _services(report: Status) -> Table:
     for title in ("SERVICE", "SERVES", "SERVERS", "VERSIONS (share)", "NOTES"):
         table.add_column(title)
     for one in report.services:
-        versions = "  ".join(f"{version or '-'} {share:.1%}" for version, share in one.versions.items())
+        versions = (
+            _released(one.release)
+            if one.release
+            else "  ".join(f"{version or '-'} {share:.1%}" for version, share in one.versions.items())
+        )
         notes = ["QUARANTINE"] if one.quarantine else []
         notes += [f"{one.dropped} dropped"] if one.dropped else []
         notes += one.notices
         serving = Text(one.serving, style=_SERVING.get(one.serving, ""))
         table.add_row(one.service, serving, str(len(one.servers)), versions, "; ".join(notes))
     return table
+
+
+def _released(one: ReleaseReport) -> str:
+    """`v1 95%  v2 5%  +3 routes`: by policy, not by instances."""
+    rest = 1.0 - sum(one.shares.values())
+    shares = [f"{one.stable} {100 * rest:.4g}%"]
+    shares += [f"{version} {100 * share:.4g}%" for version, share in one.shares.items()]
+    return "  ".join([*shares, *([f"+{len(one.routes)} routes"] if one.routes else [])])
 
 
 def _servers(one: ServiceReport) -> Table:

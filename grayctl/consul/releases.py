@@ -1,7 +1,7 @@
 """Releases in Consul: each change of a policy, its live record, its history and its audit is one transaction.
 
     releases/<service>          the policy, as people wrote it
-    live/<service>              what is in force
+    live/<service>              what is in force; after a deletion that the release was ended
     history/<service>/<number>  each text that the policy had; the last 50
     audit/<service>/<time>-...  each act; 90 days
 
@@ -25,7 +25,7 @@ from grayctl.errors import ConsulProtocolError
 from grayctl.model.catalog import Entry
 from grayctl.model.history import Act, Action, AuditEntry, Version
 from grayctl.model.release import Live
-from grayctl.policy.live import encode_live, revision_of
+from grayctl.policy.live import encode_ended, encode_live, revision_of
 
 T = TypeVar("T")
 KEPT_VERSIONS = 50
@@ -52,7 +52,7 @@ class Stored:
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """What shall stand instead of what was `seen`; without a text the release is deleted, its live record too.
+    """What shall stand instead of what was `seen`; without a text the release ends, and its live record says so.
 
     With the text that stands, only the live record is written: that is how an edit by hand is adopted.
     """
@@ -200,10 +200,8 @@ def _change(client: ConsulClient, change: Change) -> list[Operation]:
     keys = _key(client, "releases", service), _key(client, "live", service)
     seen = policy.modify_index if policy else 0, live.modify_index if live else 0
     if change.text is None or change.live is None:
-        return [
-            transaction.remove(key, seen=index) if index else transaction.check(key, seen=0)
-            for key, index in zip(keys, seen, strict=True)
-        ]
+        gone = transaction.remove(keys[0], seen=seen[0]) if policy else transaction.check(keys[0], seen=0)
+        return [gone, transaction.write(keys[1], encode_ended(), seen=seen[1])]
     stands = policy is not None and policy.value == change.text
     return [
         transaction.check(keys[0], seen=seen[0]) if stands else transaction.write(keys[0], change.text, seen=seen[0]),

@@ -6,8 +6,10 @@ The tables are those of `grayctl.model.tables`. A service without a Release is o
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
-from grayctl.model.tables import Table
-from grayctl.model.tokens import Address, Expression, Word
+from grayctl.model.balance import ROUND_ROBIN, Balance
+from grayctl.model.release import InForce
+from grayctl.model.tables import Table, Value
+from grayctl.model.tokens import Address, Word
 from grayctl.settings import NginxSettings, listen_address
 
 
@@ -22,36 +24,13 @@ class Server:
     instance: str = ""
 
 
-class Method(StrEnum):
-    """How an upstream chooses a server."""
-
-    ROUND_ROBIN = "round_robin"
-    LEAST_CONN = "least_conn"
-    IP_HASH = "ip_hash"
-    RANDOM = "random"
-    HASH = "hash"
-
-    @property
-    def knows_backup(self) -> bool:
-        """Whether nginx accepts `backup` servers beside this method."""
-        return self in {Method.ROUND_ROBIN, Method.LEAST_CONN}
-
-
-@dataclass(frozen=True, slots=True)
-class Balance:
-    """A method, with its key where the method is `hash`."""
-
-    method: Method = Method.ROUND_ROBIN
-    key: Expression | None = None
-
-
 @dataclass(frozen=True, slots=True)
 class Upstream:
     """One `upstream` block. `servers` is sorted and never empty: nginx refuses an upstream without servers."""
 
     name: Word
     servers: tuple[Server, ...]
-    balance: Balance = Balance()
+    balance: Balance = ROUND_ROBIN
     keepalive: int = 32
     max_fails: int = 1
     fail_timeout: float = 10.0
@@ -92,6 +71,55 @@ class Finding:
 
 
 @dataclass(frozen=True, slots=True)
+class Decision:
+    """One way in which a request can end.
+
+    Attributes:
+        route: what `$grayroute_<id>` says.
+        version: what `$grayver_<id>` says; empty where no version answers.
+        reject: it is answered 400.
+        unavailable: it is answered 503.
+    """
+
+    route: str
+    version: str
+    reject: bool = False
+    unavailable: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Graph:
+    """A compiled policy.
+
+    Attributes:
+        root: the first test, or what is decided for everybody.
+        tables: those that the root leads to, each after the ones it leads to.
+        decisions: the text that a table yields -> what it means.
+        warnings: about lists, one line each.
+    """
+
+    root: Value
+    tables: tuple[Table, ...]
+    decisions: dict[str, Decision]
+    warnings: tuple[str, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class Compiled:
+    """A compiled policy, and all that it was made of.
+
+    Attributes:
+        available: the versions that had an instance.
+        lists: those that the policy asks, with their entries.
+    """
+
+    in_force: InForce
+    available: frozenset[str]
+    lists: tuple[tuple[str, tuple[str, ...]], ...]
+    graph: Graph
+
+
+@dataclass(frozen=True, slots=True)
 class ServicePlan:
     """What nginx shall do for one service.
 
@@ -100,6 +128,8 @@ class ServicePlan:
         known: the servers that were healthy last, for `keep_last` after a restart.
         guarded: those of the servers that are absent and kept by the guard.
         notices: one line each, for status.
+        compiled: the policy in force; None for a service without a Release.
+        released: it has or had a Release: `$grayver_<id>` and `$grayroute_<id>` are published beside `$gray_<id>`.
     """
 
     service: str
@@ -111,6 +141,8 @@ class ServicePlan:
     findings: tuple[Finding, ...] = ()
     notices: tuple[str, ...] = ()
     guarded: tuple[Server, ...] = ()
+    compiled: Compiled | None = None
+    released: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +160,12 @@ class Known:
     Attributes:
         id: the published id.
         servers: the ones that were healthy last; empty when none ever was.
+        released: it has or had a Release, so that its three variables are published.
     """
 
     id: str
     servers: tuple[Server, ...]
+    released: bool = False
 
 
 class Refusal(IntEnum):

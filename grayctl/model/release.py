@@ -4,11 +4,12 @@ What each field means stands in docs/releases.md. Everything here has been check
 `grayctl.policy.document`; whoever holds a Release need not check again.
 """
 
+from collections.abc import Iterator
 from enum import StrEnum
 
 import msgspec
 
-from grayctl.model.plan import Balance
+from grayctl.model.balance import Balance
 
 HUNDRED_PERCENT = 10_000  # shares are integers, in hundredths of a percent
 
@@ -223,6 +224,34 @@ class Release(msgspec.Struct, frozen=True):
             named |= set(self.explicit.versions)
         return (self.stable, *sorted(named - {self.stable}))
 
+    @property
+    def lists(self) -> frozenset[str]:
+        """The lists that conditions ask."""
+        return frozenset(
+            condition.values[0]
+            for predicate in self.predicates
+            for condition in conditions(predicate)
+            if condition.operator is Operator.IN_LIST
+        )
+
+    @property
+    def predicates(self) -> tuple[Predicate, ...]:
+        """Every predicate, in the order in which they are asked."""
+        preview = (self.blue_green.predicate,) if self.blue_green else ()
+        return (*preview, *(route.predicate for route in self.routes))
+
+
+def conditions(predicate: Predicate) -> Iterator[Condition]:
+    """The atoms of a predicate, from left to right."""
+    match predicate:
+        case Condition():
+            yield predicate
+        case Not(part):
+            yield from conditions(part)
+        case All(parts) | AnyOf(parts):
+            for part in parts:
+                yield from conditions(part)
+
 
 class Slot(msgspec.Struct, frozen=True):
     """A stretch of the ring of 10,000 hundredths of a percent.
@@ -258,3 +287,10 @@ class Live(msgspec.Struct, frozen=True):
     stable: str
     ring: Ring = ()
     route_rings: tuple[tuple[str, Ring], ...] = ()
+
+
+class InForce(msgspec.Struct, frozen=True):
+    """A policy and the machine's part of it."""
+
+    release: Release
+    live: Live

@@ -14,6 +14,22 @@ class ServerReport(msgspec.Struct, frozen=True, kw_only=True):
     backup: bool = False
 
 
+class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
+    """A service's policy as it is in force.
+
+    Attributes:
+        shares: version -> its part of those whom nothing but `traffic` claims, 0-1; stable has the rest.
+        routes: their names, in order.
+        fallback: versions without an instance, whose share goes to stable.
+    """
+
+    revision: str
+    stable: str
+    shares: dict[str, float]
+    routes: tuple[str, ...] = ()
+    fallback: tuple[str, ...] = ()
+
+
 class ServiceReport(msgspec.Struct, frozen=True, kw_only=True):
     """One service: what it serves, and what somebody should know or mend."""
 
@@ -28,6 +44,7 @@ class ServiceReport(msgspec.Struct, frozen=True, kw_only=True):
     notices: tuple[str, ...] = ()
     quarantine: str = ""
     quarantined_since: float | None = None
+    release: ReleaseReport | None = None
 
 
 class GenerationReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -8,6 +8,7 @@ tables of their own: `and`, `or` and `not` only say where the two ends of a test
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
+from grayctl.model.plan import Decision, Graph
 from grayctl.model.release import (
     HUNDRED_PERCENT,
     All,
@@ -34,23 +35,6 @@ _HOLDS, _UNDECIDED = Text("1"), Text("")
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
-    """One way in which a request can end.
-
-    Attributes:
-        route: what `$grayroute_<id>` says.
-        version: what `$grayver_<id>` says; empty where no version answers.
-        reject: it is answered 400.
-        unavailable: it is answered 503.
-    """
-
-    route: str
-    version: str
-    reject: bool = False
-    unavailable: bool = False
-
-
-@dataclass(frozen=True, slots=True)
 class _Step:
     """Something that may decide: a route, or the preview."""
 
@@ -60,23 +44,6 @@ class _Step:
     @property
     def size(self) -> int:
         return _size(self.predicate)
-
-
-@dataclass(frozen=True, slots=True)
-class Graph:
-    """A compiled policy.
-
-    Attributes:
-        root: the first test, or what is decided for everybody.
-        tables: those that the root leads to, each after the ones it leads to.
-        decisions: the text that a table yields -> what it means.
-        warnings: about lists, one line each.
-    """
-
-    root: Value
-    tables: tuple[Table, ...]
-    decisions: dict[str, Decision]
-    warnings: tuple[str, ...]
 
 
 def compile_release(

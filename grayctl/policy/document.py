@@ -8,8 +8,8 @@ import msgspec
 
 from grayctl import marked
 from grayctl.marked import Mapping, Node, Place, Sequence, Text
+from grayctl.model.balance import Balance, Method
 from grayctl.model.naming import VERSION_RULE, is_version
-from grayctl.model.plan import Balance, Method
 from grayctl.model.release import (
     BlueGreen,
     Explicit,

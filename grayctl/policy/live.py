@@ -74,6 +74,19 @@ class Unreadable:
     reason: str
 
 
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """The release was ended on purpose: without this mark a policy that is gone from Consul stays in force."""
+
+
+_ENDED = {"format": FORMAT, "ended": True}
+
+
+def encode_ended() -> bytes:
+    """The live record of a release that was ended."""
+    return msgspec.json.encode(_ENDED)
+
+
 _Version = Annotated[str, msgspec.Meta(pattern=r"^([A-Za-z0-9][A-Za-z0-9._+-]{0,62})?\Z")]
 
 
@@ -94,6 +107,7 @@ class _Record(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=T
 
 class _Format(msgspec.Struct):
     format: int
+    ended: bool = False
 
 
 def encode_live(live: Live) -> bytes:
@@ -110,17 +124,11 @@ def encode_live(live: Live) -> bytes:
     )
 
 
-def decode_live(key: str, value: bytes) -> Live | Unreadable:
-    """A live record as `encode_live` wrote it, under `key`; a later grayctl's is refused, never half understood."""
-    try:
-        found = msgspec.json.decode(value, type=_Format).format
-        if found != FORMAT:
-            return Unreadable(
-                f"{key}: written in format {found}; this grayctl knows {FORMAT}. Upgrade grayctl on this machine"
-            )
-        record = msgspec.json.decode(value, type=_Record)
-    except (UnicodeDecodeError, msgspec.DecodeError) as error:
-        return _damaged(key, str(error))
+def decode_live(key: str, value: bytes) -> Live | Ended | Unreadable:
+    """A live record as it was written under `key`; a later grayctl's is refused, never half understood."""
+    record = _record(key, value)
+    if not isinstance(record, _Record):
+        return record
     rings = {"ring": record.ring} | {f"route_rings.{name}": ring for name, ring in record.route_rings.items()}
     for name, ring in rings.items():
         if sum(slot.width for slot in ring) > HUNDRED_PERCENT:
@@ -136,6 +144,18 @@ def decode_live(key: str, value: bytes) -> Live | Unreadable:
         ring=_ring(record.ring),
         route_rings=tuple((name, _ring(ring)) for name, ring in sorted(record.route_rings.items())),
     )
+
+
+def _record(key: str, value: bytes) -> _Record | Ended | Unreadable:
+    try:
+        found = msgspec.json.decode(value, type=_Format)
+        if found.format != FORMAT:
+            return Unreadable(
+                f"{key}: written in format {found.format}; this grayctl knows {FORMAT}. Upgrade grayctl on this machine"
+            )
+        return Ended() if found.ended else msgspec.json.decode(value, type=_Record)
+    except (UnicodeDecodeError, msgspec.DecodeError) as error:
+        return _damaged(key, str(error))
 
 
 def _damaged(key: str, what: str) -> Unreadable:

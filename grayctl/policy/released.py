@@ -1,25 +1,26 @@
 """A service with a Release -> its part of the Plan: an upstream for each version that may answer, and the tables."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
 
 from grayctl.model.naming import service_id, service_slug
-from grayctl.model.plan import Known, Refusal, Server, ServicePlan, Serving, refusal_address
-from grayctl.model.release import Live, Protocol, Release
+from grayctl.model.plan import (
+    Compiled,
+    Decision,
+    Graph,
+    Known,
+    Refusal,
+    Server,
+    ServicePlan,
+    Serving,
+    refusal_address,
+)
+from grayctl.model.release import InForce, Protocol, Release
 from grayctl.model.tables import Constant, Map, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Text, Variable, Word
 from grayctl.policy.admission import Admitted
-from grayctl.policy.compile import Decision, Graph, compile_release
+from grayctl.policy.compile import compile_release
 from grayctl.policy.upstreams import upstream
 from grayctl.settings import NginxSettings, Settings
-
-
-@dataclass(frozen=True, slots=True)
-class InForce:
-    """A policy and the machine's part of it."""
-
-    release: Release
-    live: Live
 
 
 def resolve_release(
@@ -30,6 +31,7 @@ def resolve_release(
     lists: Mapping[str, tuple[str, ...]],
     *,
     guarded: tuple[Server, ...] = (),
+    before: Compiled | None = None,
 ) -> ServicePlan:
     """One service's part of the Plan, by its policy.
 
@@ -40,6 +42,7 @@ def resolve_release(
         in_force: what decides.
         lists: name -> entries.
         guarded: absent servers that the guard keeps in use.
+        before: what was compiled last; it is taken again when nothing it was made of is new.
     """
     release = in_force.release
     by_version: dict[str, list[Server]] = {}
@@ -53,7 +56,8 @@ def resolve_release(
         if serving is Serving.KEPT:
             by_version[release.stable] = list(last)
     identity = service_id(release.service)
-    graph = compile_release(release, in_force.live, identity, frozenset(by_version), lists)
+    compiled = _compiled(in_force, frozenset(by_version), lists, before)
+    graph = compiled.graph
     names = _names(release, graph)
     kept = tuple(server for servers in by_version.values() for server in servers)
     return ServicePlan(
@@ -69,6 +73,25 @@ def resolve_release(
         findings=admitted.findings,
         notices=(*graph.warnings, *_notices(release, by_version, serving, nameless=nameless, idle=admitted.idle)),
         guarded=guarded,
+        compiled=compiled,
+        released=True,
+    )
+
+
+def _compiled(
+    in_force: InForce, available: frozenset[str], lists: Mapping[str, tuple[str, ...]], before: Compiled | None
+) -> Compiled:
+    used = tuple((name, lists.get(name, ())) for name in sorted(in_force.release.lists))
+    if (
+        before is not None
+        and before.in_force is in_force
+        and before.available == available
+        and all(old is new for (_, old), (_, new) in zip(before.lists, used, strict=True))
+    ):
+        return before
+    identity = service_id(in_force.release.service)
+    return Compiled(
+        in_force, available, used, compile_release(in_force.release, in_force.live, identity, available, lists)
     )
 
 
@@ -108,6 +131,14 @@ def _faces(
         _face(Variable(f"gray_{identity}"), graph, {code: target(one) for code, one in graph.decisions.items()}),
         _face(Variable(f"grayver_{identity}"), graph, {code: one.version for code, one in graph.decisions.items()}),
         _face(Variable(f"grayroute_{identity}"), graph, {code: one.route for code, one in graph.decisions.items()}),
+    )
+
+
+def constant_faces(identity: str) -> tuple[Table, ...]:
+    """Version and route of a service whose Release was ended: its owner's configuration may still name them."""
+    return (
+        Constant(Variable(f"grayver_{identity}"), Text("")),
+        Constant(Variable(f"grayroute_{identity}"), Text("stable")),
     )
 
 

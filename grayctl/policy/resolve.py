@@ -20,6 +20,8 @@ from grayctl.model.release import UpstreamOptions
 from grayctl.model.tables import Constant
 from grayctl.model.tokens import Variable, Word
 from grayctl.policy.admission import Admitted, admit
+from grayctl.policy.released import constant_faces, resolve_release
+from grayctl.policy.standing import NO_RELEASES, Standing
 from grayctl.policy.upstreams import parse_balance, upstream
 from grayctl.settings import ServiceSettings, Settings
 
@@ -40,6 +42,20 @@ class Limits:
     def longest_id(self) -> int:
         """The longest service id whose variables fit into a bucket."""
         return min(_LONGEST_ID, self.variables_hash_bucket_size - 2 * _POINTER - 2 - _LONGEST_PREFIX)
+
+    def overlong(self, plan: ServicePlan) -> str | None:
+        """Why a table's variable is too long for nginx, and what to do; None when none is."""
+        length = max((len(table.variable.name) for table in plan.tables), default=0)
+        if length <= self.variables_hash_bucket_size - 2 * _POINTER - 2:
+            return None
+        bucket = self.variables_hash_bucket_size
+        while length > bucket - 2 * _POINTER - 2:
+            bucket *= 2
+        return (
+            f"its release needs variables of {length} characters, nginx's variables hash takes "
+            f"{self.variables_hash_bucket_size - 2 * _POINTER - 2}; "
+            f"set 'variables_hash_bucket_size {bucket};' in the http block"
+        )
 
     def refusal(self, service: str) -> str | None:
         """Why a service's name is too long, and what to do; None when it is not."""
@@ -71,6 +87,7 @@ def resolve(
     before: Plan | None = None,
     *,
     guarded: Mapping[str, tuple[Server, ...]] | None = None,
+    standing: Standing = NO_RELEASES,
 ) -> Plan:
     """Decide what nginx shall do for every service that is watched or was published.
 
@@ -82,6 +99,7 @@ def resolve(
         before: the previous Plan; a service whose plan comes out equal keeps its very object, so that whoever
             caches by identity need not compare.
         guarded: absent servers that the guard keeps in use, by service.
+        standing: the releases; a service without one is a single upstream.
 
     Returns:
         A plan for every service, or the reason why one cannot have any (an id taken by another, a name too long).
@@ -97,15 +115,21 @@ def resolve(
         elif (too_long := limits.refusal(service)) is not None:
             refused[service] = too_long
         else:
-            plan = resolve_service(
-                service,
-                catalog.services.get(service, ()),
-                catalog.names,
-                known.get(service),
-                settings,
-                guarded=(guarded or {}).get(service, ()),
-            )
             earlier = before.services.get(service) if before else None
+            kept = (guarded or {}).get(service, ())
+            found = catalog.services.get(service, ())
+            in_force = standing.in_force.get(service)
+            if in_force is None:
+                plan = resolve_service(service, found, catalog.names, known.get(service), settings, guarded=kept)
+            else:
+                admitted = admit(found, catalog.names, settings.watch)
+                compiled = earlier.compiled if earlier else None
+                plan = resolve_release(
+                    admitted, known.get(service), settings, in_force, standing.lists, guarded=kept, before=compiled
+                )
+            if (longest := limits.overlong(plan)) is not None:
+                refused[service] = longest
+                continue
             services[service] = earlier if earlier == plan else plan
     return Plan(services, refused)
 
@@ -130,14 +154,16 @@ def resolve_service(
         serving, servers = Serving.KEPT, last
     else:
         serving, servers = Serving.REFUSED, ()
+    released = known is not None and known.released
     identity, name = service_id(service), Word(f"{service_slug(service)}.gray")
     return ServicePlan(
         service=service,
         id=identity,
         upstreams=(upstream(name, servers, parse_balance(own.balance), _options(own), settings.nginx),),
-        tables=(Constant(Variable(f"gray_{identity}"), name),),
+        tables=(Constant(Variable(f"gray_{identity}"), name), *(constant_faces(identity) if released else ())),
         serving=serving,
         known=usable or last,
+        released=released,
         findings=admitted.findings,
         notices=_notices(serving, servers, admitted, own, guarded),
         guarded=guarded,

@@ -2,7 +2,8 @@
 
 import math
 
-from grayctl.model.plan import Balance, Method, Refusal, Server, Upstream, refusal_address
+from grayctl.model.balance import Balance, Method
+from grayctl.model.plan import Refusal, Server, Upstream, refusal_address
 from grayctl.model.release import UpstreamOptions
 from grayctl.model.tokens import Expression, Word
 from grayctl.settings import NginxSettings

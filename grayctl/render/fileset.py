@@ -10,7 +10,8 @@ import msgspec
 from grayctl.errors import TemplateError
 from grayctl.model.generation import GENERATION, FileSet, Object
 from grayctl.model.naming import service_slug
-from grayctl.model.plan import Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
+from grayctl.model.plan import Compiled, Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
+from grayctl.model.release import InForce
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
 from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
@@ -62,6 +63,8 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
 
     Attributes:
         refused: it answers 503.
+        released: it has or had a policy.
+        in_force: the policy, without its revision: another text for the same policy is no reason to reload.
         known: address, port, weight, backup, version of the servers that were healthy last. Not their ids: a new
             id for the same server is no reason to reload.
     """
@@ -70,6 +73,8 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
     id: str
     refused: bool
     known: tuple[tuple[str, int, int, bool, str], ...] = ()
+    in_force: InForce | msgspec.UnsetType = msgspec.UNSET
+    released: bool | msgspec.UnsetType = msgspec.UNSET
 
     def servers(self) -> tuple[Server, ...]:
         """The known servers."""
@@ -155,12 +160,21 @@ def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
         service=plan.service,
         id=plan.id,
         refused=plan.serving is Serving.REFUSED,
+        in_force=_stored(plan.compiled),
+        released=plan.released or msgspec.UNSET,
         known=tuple((one.address.host, one.address.port, one.weight, one.backup, one.version) for one in plan.known),
     )
     written = msgspec.json.encode(header).decode()
     lines = [f"{_HEADER}{written[at : at + _HEADER_WIDTH]}\n" for at in range(0, len(written), _HEADER_WIDTH)]
     content = "".join([*lines, body])
     return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)
+
+
+def _stored(compiled: Compiled | None) -> InForce | msgspec.UnsetType:
+    if compiled is None:
+        return msgspec.UNSET
+    found = compiled.in_force
+    return InForce(found.release, msgspec.structs.replace(found.live, revision=""))
 
 
 def read_header(content: str) -> ObjectHeader | None:
@@ -175,7 +189,17 @@ def read_header(content: str) -> ObjectHeader | None:
 def known_of(objects: Mapping[str, Object]) -> dict[str, Known]:
     """What each service served last, as its object tells."""
     headers = {service: read_header(one.content) for service, one in objects.items()}
-    return {service: Known(header.id, header.servers()) for service, header in headers.items() if header}
+    return {
+        service: Known(header.id, header.servers(), header.released is True)
+        for service, header in headers.items()
+        if header
+    }
+
+
+def in_force_of(objects: Mapping[str, Object]) -> dict[str, InForce]:
+    """The policy that each service is served by, as its object tells."""
+    headers = {service: read_header(one.content) for service, one in objects.items()}
+    return {service: header.in_force for service, header in headers.items() if header and header.in_force}
 
 
 def _view(upstream: Upstream) -> UpstreamView:

@@ -6,8 +6,9 @@ from typing import Any
 import msgspec
 import pytest
 
+from grayctl.model.balance import Method
 from grayctl.model.catalog import Catalog, Health, Registration
-from grayctl.model.plan import FieldFault, Known, Method, Server, Serving
+from grayctl.model.plan import FieldFault, Known, Server, Serving
 from grayctl.model.tokens import Address
 from grayctl.policy.admission import admit
 from grayctl.policy.resolve import Limits, resolve

@@ -1,6 +1,6 @@
 """A policy that says everything becomes the Release that it says."""
 
-from grayctl.model.plan import Balance, Method
+from grayctl.model.balance import Balance, Method
 from grayctl.model.release import (
     All,
     AnyOf,

@@ -1,0 +1,145 @@
+"""What Consul's KV says about releases -> what is in force for each service, and what is wrong with the rest.
+
+A policy is in force together with the live record that names its revision. Until both are there and can be read, what
+was in force stays in force: a broken policy never changes what is served.
+"""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from grayctl.errors import ReleaseError
+from grayctl.model.catalog import Entry
+from grayctl.model.release import InForce, Live, Release
+from grayctl.policy.document import read_release
+from grayctl.policy.live import Ended, Unreadable, decode_live, revision_of
+
+
+@dataclass(frozen=True, slots=True)
+class Unled:
+    """A policy that waits for its live record.
+
+    Attributes:
+        before: the live record that there is, for another revision; None when there is none.
+        policy: the policy's own entry.
+        seen: the live record's entry, for check-and-set.
+    """
+
+    service: str
+    release: Release
+    revision: str
+    before: Live | None
+    policy: Entry
+    seen: Entry | None
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """The releases at one time.
+
+    Attributes:
+        in_force: by service.
+        lists: name -> entries.
+        problems: by service, one line: why what stands in Consul is not what is in force.
+        unled: policies that wait for their live record.
+    """
+
+    in_force: dict[str, InForce]
+    lists: dict[str, tuple[str, ...]]
+    problems: dict[str, str]
+    unled: tuple[Unled, ...]
+
+
+NO_RELEASES = Standing({}, {}, {}, ())
+
+
+class Policies:
+    """Reads policies as they come, each text once, and remembers what was in force.
+
+    Args:
+        before: what is in force already, by service.
+    """
+
+    def __init__(self, before: Mapping[str, InForce]) -> None:
+        self._in_force = dict(before)
+        self._read: dict[str, tuple[bytes, Release | str]] = {}
+        self._lists: dict[str, tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
+
+    def judge(self, kv: Mapping[str, tuple[Entry, ...]]) -> Standing:
+        """What is in force now.
+
+        Args:
+            kv: the entries of `releases`, `live` and `lists`.
+        """
+        policies = _by_name(kv.get("releases", ()))
+        lives = _by_name(kv.get("live", ()))
+        problems: dict[str, str] = {}
+        unled: list[Unled] = []
+        for service in sorted(policies.keys() | self._in_force.keys()):
+            policy, seen = policies.get(service), lives.get(service)
+            live = decode_live(seen.key, seen.value) if seen else None
+            if policy is None and isinstance(live, Ended):
+                del self._in_force[service]
+                continue
+            found = self._judge(service, policy, live)
+            if isinstance(found, InForce):
+                if self._in_force.get(service) != found:
+                    self._in_force[service] = found
+            elif isinstance(found, Release) and policy is not None:
+                before = live if isinstance(live, Live) else None
+                unled.append(Unled(service, found, revision_of(policy.value), before, policy, seen))
+            else:
+                problems[service] = str(found)
+        self._read = {service: one for service, one in self._read.items() if service in policies}
+        return Standing(dict(self._in_force), self._all_lists(kv.get("lists", ())), problems, tuple(unled))
+
+    def _judge(
+        self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None
+    ) -> InForce | Release | str:
+        """What shall be in force; or the policy that waits for its live record; or what is wrong."""
+        if policy is None:
+            return (
+                f"its policy is gone from Consul; what was in force stays. "
+                f"If that is meant: grayctl release delete {service}"
+            )
+        release = self._release(service, policy)
+        if isinstance(release, str):
+            return release
+        if isinstance(live, Unreadable):
+            return live.reason
+        if isinstance(live, Live) and live.revision == revision_of(policy.value):
+            return InForce(release, live)
+        return release
+
+    def _release(self, service: str, policy: Entry) -> Release | str:
+        known = self._read.get(service)
+        if known is None or known[0] != policy.value:
+            try:
+                known = policy.value, read_release(policy.value, policy.key, service=service)
+            except ReleaseError as error:
+                known = policy.value, str(error)
+            self._read[service] = known
+        return known[1]
+
+    def _all_lists(self, entries: Iterable[Entry]) -> dict[str, tuple[str, ...]]:
+        """Lists by name; an unchanged one keeps its very object, so that whoever caches need not compare."""
+        parts: dict[str, list[Entry]] = {}
+        for entry in sorted(entries, key=lambda one: one.key):
+            parts.setdefault(entry.key.rsplit("/", 2)[-2], []).append(entry)
+        kept = {}
+        for name, found in parts.items():
+            known = self._lists.get(name)
+            same = known is not None and known[0] == tuple(found)
+            kept[name] = known if known and same else (tuple(found), _lines(found))
+        self._lists = kept
+        return {name: one for name, (_, one) in kept.items()}
+
+
+def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
+    return {entry.key.rpartition("/")[2]: entry for entry in entries}
+
+
+def _lines(parts: Iterable[Entry]) -> tuple[str, ...]:
+    """The entries of a list: one a line, blanks around them trimmed, comments and blank lines skipped."""
+    text = "\n".join(part.value.decode("utf-8", "surrogateescape") for part in parts)
+    lines = (line.strip() for line in text.split("\n"))
+    return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#") and "\0" not in line))

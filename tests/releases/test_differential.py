@@ -1,0 +1,199 @@
+"""explain, a real nginx, and an oracle that reads the policy itself agree on version and route, request by request.
+
+GRAYCTL_DIFFERENTIAL sets the number of requests (10,000 unless told); a failure prints the seed that plays it again.
+"""
+
+import json
+import os
+import socket
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from random import Random
+from typing import Any
+
+import msgspec
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+
+from grayctl.model.catalog import Registration
+from grayctl.model.plan import Plan, ServicePlan
+from grayctl.model.release import InForce, Live, Release
+from grayctl.policy.admission import admit
+from grayctl.policy.document import read_release
+from grayctl.policy.explain import explain
+from grayctl.policy.live import follow
+from grayctl.policy.released import resolve_release
+from grayctl.policy.request import Request
+from grayctl.render.fileset import Dialect, Renderer
+from grayctl.render.templates import Templates
+from grayctl.settings import Settings
+from tests.releases import invent
+from tests.releases.oracle import Sent, World, decide
+from tests.support.nginx import BINARY
+from tests.support.ports import free_ports
+from tests.support.process import start, stop, wait_until
+
+REQUESTS = int(os.environ.get("GRAYCTL_DIFFERENTIAL", "10000"))
+SERVICES, EACH = 8, 400
+TEMPLATES = Templates()
+TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
+
+
+@dataclass
+class Case:
+    """One service: its policy in all its forms."""
+
+    invented: invent.Invented
+    release: Release
+    world: World
+    plan: ServicePlan
+
+
+def _case(random: Random, service: str, port: int) -> Case:
+    made = invent.policy(random, service)
+    text = json.dumps(made.policy, ensure_ascii=False).replace("{port}", str(port))
+    made.policy = json.loads(text)
+    written = yaml.safe_dump(made.policy, allow_unicode=True, sort_keys=False) if random.random() < 0.5 else text
+    release = read_release(written, service, service=service)
+    salt = f"salt{random.randrange(10**6)}"
+    live: Live | None = None
+    for _ in range(random.choice([0, 2])):  # shares have a history: slots that were given back, or taken over
+        shares = tuple(sorted((version, random.choice([0, 500, 2500])) for version, _ in release.shares))
+        earlier = msgspec.structs.replace(release, shares=shares)
+        live = follow(earlier, "", live, lambda: salt)
+    live = follow(release, "", live, lambda: salt)
+    versions = release.versions
+    available = frozenset(
+        version for version in versions if random.random() < (0.97 if version == versions[0] else 0.85)
+    )
+    registered = [
+        Registration(service=service, id=version, address=f"127.0.1.{n}", port=80, meta=(("version", version),))
+        for n, version in enumerate(sorted(available), 1)
+    ]
+    admitted = admit(registered, {}, Settings().watch)
+    plan = resolve_release(
+        admitted, None, Settings(), InForce(release, live), {k: tuple(v) for k, v in invent.LISTS.items()}
+    )
+    world = World(
+        available,
+        live.salt,
+        [(slot.owner, slot.width, slot.held) for slot in live.ring],
+        {name: [(slot.owner, slot.width, slot.held) for slot in ring] for name, ring in live.route_rings},
+        invent.LISTS,
+    )
+    return Case(made, release, world, plan)
+
+
+@contextmanager
+def _nginx(folder: Path, cases: Mapping[str, Case], ports: list[int]) -> Iterator[None]:
+    objects, failed = Renderer(TEMPLATES, Settings(), Dialect()).objects(
+        Plan({name: one.plan for name, one in cases.items()}, {})
+    )
+    assert not failed
+    for one in objects.values():
+        (folder / f"{one.slug}.conf").write_bytes(one.content.encode())
+    body = "".join(f"$gray_{name}|$grayver_{name}|$grayroute_{name}\\n" for name in cases)
+    temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
+    conf = f"""user root;
+worker_processes 1;
+daemon off;
+pid {folder}/pid;
+error_log {folder}/error.log;
+events {{}}
+http {{
+    access_log off;
+    set_real_ip_from 127.0.0.1;
+    real_ip_header X-Test-Address;
+    keepalive_requests 100000;
+    {temporary}
+    {"".join(f"include {folder}/{one.slug}.conf;" for one in objects.values())}
+    server {{
+        {"".join(f"listen 127.0.0.1:{port};" for port in ports)}
+        location / {{ return 200 "{body}"; }}
+    }}
+}}
+"""
+    (folder / "nginx.conf").write_text(conf, encoding="utf-8")
+    process = start([BINARY, "-c", folder / "nginx.conf", "-p", folder], log=folder / "out")
+    try:
+        wait_until(lambda: all(_listens(port, process, folder) for port in ports), "nginx listens")
+        yield
+    finally:
+        stop(process)
+
+
+def _listens(port: int, process: Any, folder: Path) -> bool:
+    assert process.poll() is None, (folder / "out").read_text() + (folder / "error.log").read_text()
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", port)) == 0
+
+
+class Connection:
+    """One keep-alive connection; answers have a Content-Length."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._file = self._socket.makefile("rb")
+
+    def ask(self, raw: bytes) -> str:
+        self._socket.sendall(raw)
+        status = self._file.readline()
+        length = 0
+        while (line := self._file.readline()) not in {b"\r\n", b""}:
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        body = self._file.read(length)
+        assert b" 200 " in status, (status, raw)
+        return body.decode()
+
+    def close(self) -> None:
+        self._file.close()
+        self._socket.close()
+
+
+def _request(sent: Sent) -> Request:
+    raw = invent.written(sent)
+    first, *lines = raw.split(b"\r\n")
+    headers = tuple((name, value.lstrip()) for name, _, value in (line.partition(b":") for line in lines if line))
+    return Request(
+        target=first.split(b" ")[1], method=first.split(b" ")[0], headers=headers, address=sent.address, port=sent.port
+    )
+
+
+@settings(
+    max_examples=max(1, REQUESTS // EACH),
+    deadline=None,
+    suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
+)
+@given(seed=st.integers(0, 2**48))
+def test_explain_nginx_and_the_oracle_agree(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+    random = Random(seed)
+    folder = tmp_path_factory.mktemp("differential")
+    ports = free_ports(2)
+    cases = {f"s{n}": _case(random, f"s{n}", ports[0]) for n in range(SERVICES)}
+    seen: Counter[str] = Counter()
+    with _nginx(folder, cases, ports):
+        connections = [Connection(port) for port in ports]
+        try:
+            for _ in range(EACH):
+                which = random.randrange(2)
+                sent = invent.request(random, ports[which])
+                answered = connections[which].ask(invent.written(sent)).splitlines()
+                for (name, case), line in zip(cases.items(), answered, strict=True):
+                    upstream, version, route = line.split("|")
+                    told = explain(name, name, case.plan.tables, _request(sent))
+                    meant = decide(case.invented.policy, sent, case.world, case.invented.trees)
+                    context = (f"seed {seed}", case.invented.policy, sent, case.world)
+                    label = f"{told.route}!fallback" if told.fallback else told.route
+                    assert (told.version, label, told.upstream) == (version, route, upstream), context
+                    assert (version, route) == meant, context
+                    seen[route] += 1
+        finally:
+            for connection in connections:
+                connection.close()
+    assert len(seen) > 1
