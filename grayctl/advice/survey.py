@@ -56,7 +56,7 @@ ORPHANS = Rule(
     "orphan-workers", Level.WARNING, "nginx", "workers of a dead master may hold its ports, and serve an old generation"
 )
 UNREAD = Rule("include-unread", Level.OK, "nginx", "what stands in there is not judged here; nginx -t judges it")
-NO_TEMPLATES = Rule("templates-missing", Level.FAILURE, "templates", "the daemon does not start without them")
+NO_TEMPLATES = Rule("templates-missing", Level.FAILURE, "templates", "without them nothing new is rendered")
 BROKEN_TEMPLATE = Rule("template-broken", Level.FAILURE, "templates", "what it renders stays as it is")
 NO_GENERATION = Rule(
     "no-generation", Level.FAILURE, "state", "nginx.conf includes a file that is not there, and nginx does not start"
@@ -118,6 +118,7 @@ def _templates(settings: Settings) -> Iterator[Finding]:
     folder = settings.templates_dir
     if folder and not S_ISDIR(mode(Path(folder))):
         yield NO_TEMPLATES.found(f"{folder} is no directory", how=How.RUN, advice=f"mkdir -p {folder}")
+        return
     broken = Templates(folder).broken
     for error in broken.values():
         yield BROKEN_TEMPLATE.found(str(error), how=How.DO, advice="mend the line, then SIGHUP grayctl")

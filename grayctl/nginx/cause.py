@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from grayctl.nginx.inspect import Facts, is_fresh
 from grayctl.nginx.ports import Address, address, is_taken
-from grayctl.nginx.process import Master, is_alive, is_suspended
+from grayctl.nginx.process import Master, is_alive, is_suspended, suspended
 
 _BIND = re.compile(r"bind\(\) to (?P<address>\S+) failed \(98")
 
@@ -17,7 +17,7 @@ class Cause:
     Attributes:
         facts: the user's configuration as it was then.
         master: who was signalled, as far as it is there still.
-        suspended: it was suspended.
+        suspended: that was why.
         address: what it could not bind; None where nginx named none.
     """
 
@@ -43,7 +43,8 @@ class Cause:
 
 
 def cause_of(reason: str, facts: Facts, master: Master | None) -> Cause:
-    """What can be watched about a reload that failed for `reason`, nginx's own words."""
+    """What can be watched about a reload that failed for `reason`, as the proof gave it: nginx may differ by now."""
     found = _BIND.search(reason)
     here = master if master is not None and is_alive(master) else None
-    return Cause(facts, here, here is not None and is_suspended(here.pid), address(found["address"]) if found else None)
+    is_why = here is not None and reason == suspended(here)
+    return Cause(facts, here, is_why, address(found["address"]) if found else None)

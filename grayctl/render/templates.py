@@ -48,7 +48,12 @@ class Templates:
         for name in _FORBIDDEN_FILTERS:
             del environment.filters[name]
         self._environment = environment
-        self._compiled: dict[str, Template | TemplateError] = {name: self._compile(name) for name in SHARED}
+        # without its directory nothing is rendered: the shipped templates would serve what nobody asked for
+        lost = self._override is not None and not self._override.is_dir()
+        missing = TemplateError(f"templates_dir: {override} is no directory; what stands is served on")
+        self._compiled: dict[str, Template | TemplateError] = {
+            name: missing if lost else self._compile(name) for name in SHARED
+        }
         for path in sorted(self._override.glob(f"{OWN_FOLDER}/*.conf.j2")) if self._override else []:
             name = f"{OWN_FOLDER}/{path.name}"
             self._compiled[name] = self._compile(name)

@@ -10,7 +10,7 @@ import pytest
 from grayctl.nginx.cause import cause_of
 from grayctl.nginx.generations import Store
 from grayctl.nginx.ports import address, is_taken, strangers
-from grayctl.nginx.process import Master, is_suspended
+from grayctl.nginx.process import Master, is_suspended, suspended
 from grayctl.nginx.site import Site
 from tests.support.nginx import Nginx
 from tests.support.ports import free_ports
@@ -104,10 +104,12 @@ def test_a_suspended_master(site: Site) -> None:
     master = _master(site)
     os.kill(master.pid, signal.SIGSTOP)
     wait_until(lambda: is_suspended(master.pid), "it is suspended")
-    cause = cause_of("no answer", site.facts, master)
+    cause = cause_of(suspended(master), site.facts, master)
     assert not cause.is_gone(master, again=False)
     os.kill(master.pid, signal.SIGCONT)
     wait_until(lambda: cause.is_gone(master, again=False), "it is resumed")
+    late = cause_of(suspended(master), site.facts, master)
+    assert late.is_gone(master, again=False), "resumed before anybody asked for the cause"
 
 
 def test_the_owners_configuration_was_touched(site: Site, nginx: Nginx) -> None:

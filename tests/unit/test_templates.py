@@ -155,6 +155,16 @@ def test_a_template_that_is_no_text_is_named(tmp_path: Path) -> None:
     assert "service.conf.j2: cannot read the template" in str(Templates(str(tmp_path)).broken[SERVICE])
 
 
+def test_a_missing_directory_fails_everything_and_falls_back_to_nothing(tmp_path: Path) -> None:
+    """The shipped templates in its place would serve what nobody asked for."""
+    templates = Templates(str(tmp_path / "gone"))
+    assert {str(error) for error in templates.broken.values()} == {
+        f"templates_dir: {tmp_path}/gone is no directory; what stands is served on"
+    }
+    _, failed = Renderer(templates, Settings(), Dialect()).objects(PLAN)
+    assert failed.keys() == PLAN.services.keys()
+
+
 def test_the_entry_template_belongs_to_all(tmp_path: Path) -> None:
     templates = override(tmp_path, "http.conf.j2", "{{ nothing }}")
     renderer = Renderer(templates, Settings(), Dialect())
