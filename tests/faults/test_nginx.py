@@ -7,6 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
+from grayctl.nginx.process import start_time
 from tests.support.edge import Edge
 from tests.support.nginx import BINARY
 from tests.support.ordeal import Ordeal, fault
@@ -15,19 +16,9 @@ from tests.support.process import start, stop, wait_until
 _IMPATIENT = '[reload]\nconfirm_timeout = "1s"'
 
 
-def under_way(edge: Edge) -> bool:
-    return (edge.nginx.state_dir / "pending.json").exists()
-
-
 def proofs(edge: Edge) -> int:
     """How many changes were proven."""
     return sum(one["proven"] for one in edge.events("applied"))
-
-
-def change_and_catch_activation(ordeal: Ordeal) -> None:
-    """Return in the middle of the activation of a change."""
-    ordeal.change()
-    wait_until(lambda: under_way(ordeal.edge), "an activation is under way", interval=0.001)
 
 
 def change_and_catch_proof(ordeal: Ordeal) -> None:
@@ -36,7 +27,7 @@ def change_and_catch_proof(ordeal: Ordeal) -> None:
     before = set(nginx.children())
     ordeal.change()
     wait_until(lambda: set(nginx.children()) - before, "new workers come", interval=0.001)
-    assert under_way(ordeal.edge)
+    assert ordeal.under_way
 
 
 # ------------------------------------------------------------ it dies
@@ -57,9 +48,9 @@ def test_killed(ordeal: Ordeal) -> None:
 @pytest.mark.parametrize(
     ("catch", "end"),
     [
-        fault("nginx", "killed in mid-activation, then started again", change_and_catch_activation, "kill"),
+        fault("nginx", "killed in mid-activation, then started again", Ordeal.change_and_catch, "kill"),
         fault("nginx", "killed in mid-proof, then started again", change_and_catch_proof, "kill"),
-        fault("nginx", "stopped and started in mid-activation", change_and_catch_activation, "stop"),
+        fault("nginx", "stopped and started in mid-activation", Ordeal.change_and_catch, "stop"),
     ],
 )
 def test_ended_while_it_takes_a_change(ordeal: Ordeal, catch: Callable[[Ordeal], None], end: str) -> None:
@@ -99,8 +90,14 @@ def test_stopped_and_started(ordeal: Ordeal) -> None:
         assert edge.serves(*edge.backends), "it starts with the newest"
 
 
-@pytest.mark.fault("nginx", "its binary is upgraded under load, and the upgrade taken back")
-def test_binary_upgraded(ordeal: Ordeal) -> None:
+@pytest.mark.parametrize(
+    "stays",
+    [
+        fault("nginx", "its binary is upgraded under load, and the upgrade stays", "new"),
+        fault("nginx", "its binary is upgraded under load, and the upgrade taken back", "old"),
+    ],
+)
+def test_binary_upgraded(ordeal: Ordeal, stays: str) -> None:
     """Only a master that made itself a daemon follows SIGUSR2."""
     edge = ordeal.edge
     ordeal.begin()
@@ -116,11 +113,15 @@ def test_binary_upgraded(ordeal: Ordeal) -> None:
         applied = len(edge.events("applied"))
         ordeal.change()
         wait_until(lambda: len(edge.events("applied")) > applied, "the change reaches the second master")
-        os.kill(new, signal.SIGQUIT)
-        wait_until(lambda: edge.nginx.running_pid() == old, "the first master is alone again")
-        wait_until(lambda: len(edge.noticed("started")) == 1, "it is brought to what stands")
+        last, gone = (new, old) if stays == "new" else (old, new)
+        os.kill(gone, signal.SIGQUIT)
+        wait_until(lambda: start_time(gone) is None, "one master is left")
+        wait_until(lambda: edge.nginx.running_pid() == last, "the pid file names it")
+        if stays == "old":
+            wait_until(lambda: len(edge.noticed("started")) == 1, "it is brought to what stands")
+        wait_until(lambda: edge.serves(*edge.backends), "it serves the change")
         with ordeal.prober.resting(), ordeal.cold.resting():
-            os.kill(old, signal.SIGTERM)
+            os.kill(last, signal.SIGTERM)
             wait_until(lambda: not edge.nginx.pid_file.exists(), "the daemon has ended")
             edge.nginx.write_conf()
             edge.nginx.start()
@@ -148,10 +149,10 @@ def test_master_suspended_in_mid_proof(ordeal: Ordeal) -> None:
     edge.configure(more=_IMPATIENT)
     ordeal.begin()
     with ordeal.endured(within=10):
-        change_and_catch_activation(ordeal)
+        ordeal.change_and_catch()
         os.kill(edge.nginx.pid, signal.SIGSTOP)
-        assert under_way(edge)
-        wait_until(lambda: not under_way(edge), "the activation is over")
+        assert ordeal.under_way
+        wait_until(lambda: not ordeal.under_way, "the activation is over")
         os.kill(edge.nginx.pid, signal.SIGCONT)
 
 

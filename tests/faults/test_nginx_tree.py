@@ -1,6 +1,9 @@
 """Nginx's configuration, its ports and its binary are broken under grayctl by their owner, and mended."""
 
+import os
+import signal
 import socket
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -205,3 +208,90 @@ def test_binary_missing(ordeal: Ordeal) -> None:
         held = wait_until(lambda: edge.events("held"), "the change is held")[0]
         assert (held["by"], str(link) in held["reason"]) == ("nginx", True)
         link.symlink_to(BINARY)
+
+
+# ------------------------------------------------------------ grayctl starts over it
+
+
+def _move(path: Path) -> Callable[[], object]:
+    """Move a file away; returns what puts it back."""
+    away = path.rename(f"{path}.away")
+    return lambda: away.rename(path)
+
+
+def _garble(path: Path) -> Callable[[], object]:
+    text = path.read_text(encoding="utf-8")
+    path.write_text(text.replace("http {", "http {{", 1), encoding="utf-8")
+    return lambda: path.write_text(text, encoding="utf-8")
+
+
+@pytest.mark.parametrize(
+    "spoil",
+    [
+        fault("nginx", "nginx.conf cannot be read while grayctl starts, then it can", _garble),
+        fault("nginx", "nginx.conf is missing while grayctl starts, then it is there", _move),
+    ],
+)
+def test_configuration_unreadable_at_the_start(ordeal: Ordeal, spoil: Callable[[Path], Callable[[], object]]) -> None:
+    """It says so on every face that it has, and begins when it can."""
+    edge = ordeal.edge
+    ordeal.begin()
+    ordeal.grayctl = "restarted"
+    with ordeal.endured(within=10):
+        with ordeal.cold.resting():
+            edge.down()
+            mend = spoil(edge.nginx.conf)
+            edge.run()
+            assert str(edge.nginx.conf) in edge.events("cannot_begin")[0]["error"]
+            ordeal.change()
+            mend()
+        wait_until(lambda: edge.events("assembled"), "it has begun")
+
+
+@pytest.mark.fault("nginx", "its binary is missing while grayctl starts, then it is there")
+def test_binary_missing_at_the_start(ordeal: Ordeal) -> None:
+    edge = ordeal.edge
+    link = edge.folder / "linked-nginx"
+    link.symlink_to(BINARY)
+    edge.nginx.binary = str(link)
+    edge.configure()
+    ordeal.begin()
+    ordeal.grayctl = "restarted"
+    with ordeal.endured(within=10):
+        edge.down()
+        link.unlink()
+        edge.run()
+        assert str(link) in edge.events("cannot_begin")[0]["error"]
+        ordeal.change()
+        link.symlink_to(BINARY)
+
+
+# ------------------------------------------------------------ its logs
+
+
+@pytest.mark.fault("nginx", "its error log is rotated under churn, before nginx knows and after")
+def test_log_rotated(ordeal: Ordeal) -> None:
+    """As logrotate does it: renamed, then SIGUSR1. A proof reads the old file to its end, and then the new one."""
+    edge = ordeal.edge
+    log = edge.nginx.error_log
+    ordeal.begin()
+    with ordeal.endured(within=10):
+        for number in range(8):
+            edge.backend("during", version=f"v{number}")
+            wait_until(lambda: ordeal.under_way, "an activation is under way", interval=0.001)
+            log.rename(f"{log}.{number}")
+            os.kill(edge.nginx.pid, signal.SIGUSR1)
+            wait_until(log.exists, "the log is opened anew")
+            wait_until(lambda: not ordeal.under_way, "the activation is over")
+    assert not edge.events("rolled_back")
+
+
+@pytest.mark.fault("nginx", "its error log is deleted, and nginx writes on into nothing")
+def test_log_deleted(ordeal: Ordeal) -> None:
+    """What nginx says is lost then; its workers and the marker still prove a generation."""
+    edge = ordeal.edge
+    ordeal.begin()
+    with ordeal.endured(within=10):
+        edge.nginx.error_log.unlink()
+        ordeal.change()
+        wait_until(lambda: edge.serves(*edge.backends), "the change is served all the same")

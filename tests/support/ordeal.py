@@ -127,6 +127,16 @@ class Ordeal:
         """A new instance, registered while the fault lasts."""
         self.edge.backend("during")
 
+    @property
+    def under_way(self) -> bool:
+        """Whether an activation is under way, as the journal says."""
+        return (self.edge.nginx.state_dir / "pending.json").exists()
+
+    def change_and_catch(self) -> None:
+        """A change; return in the middle of its activation."""
+        self.change()
+        wait_until(lambda: self.under_way, "an activation is under way", interval=0.001)
+
     @contextlib.contextmanager
     def endured(self, within: float = 20.0) -> Iterator[None]:
         """The body brings the fault and takes it away; then what changed meanwhile, and after that a new instance,
