@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.support.promtool import REPOSITORY, promtool
+from tests.support.promtool import NODE, REPOSITORY, judge, promtool
 
 FOLDER = REPOSITORY / "examples" / "prometheus"
 RULES = FOLDER / "grayctl.rules.yml"
@@ -18,7 +18,6 @@ ALERTS: dict[str, dict[str, Any]] = {
     for rule in group["rules"]
 }
 STEP = 15  # seconds between two samples and two evaluations
-NODE = {"instance": "edge-1:8408", "job": "grayctl"}
 
 
 @dataclass(frozen=True)
@@ -210,11 +209,8 @@ def _expanded(rule: dict[str, Any], one: Case) -> dict[str, str]:
 
 def _judged(series: dict[str, str], expected: list[tuple[int, str, list[dict[str, Any]]]], folder: Path) -> None:
     """Let promtool evaluate the rules over `series`; `expected` is (when, alert, the alerts that fire then)."""
-    tests = folder / "tests.yml"
     looks = [{"eval_time": f"{when}s", "alertname": alert, "exp_alerts": alerts} for when, alert, alerts in expected]
-    group = {"interval": f"{STEP}s", "input_series": _input(series), "alert_rule_test": looks}
-    tests.write_text(yaml.safe_dump({"rule_files": [str(RULES)], "evaluation_interval": f"{STEP}s", "tests": [group]}))
-    done = promtool("test", "rules", tests)
+    done = judge(folder, f"{STEP}s", {"input_series": _input(series), "alert_rule_test": looks}, RULES)
     assert done.returncode == 0, done.stdout + done.stderr
 
 

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
-from prometheus_client.parser import text_string_to_metric_families
 
 from grayctl.metrics import ConsulObserver, Metrics
 from grayctl.model.catalog import Catalog, Registration
@@ -17,7 +15,7 @@ from grayctl.policy.admission import present
 from grayctl.policy.guard import Guard
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.settings import GuardSettings, Settings
-from tests.support.promtool import REPOSITORY, promtool
+from tests.support.promtool import REPOSITORY, judge, series
 
 DASHBOARD: dict[str, Any] = json.loads((REPOSITORY / "examples/grafana/grayctl.json").read_text(encoding="utf-8"))
 PANELS = [one for one in DASHBOARD["panels"] if one["type"] != "row"]
@@ -92,21 +90,6 @@ def _page() -> str:
     return metrics.exposition().decode()
 
 
-def _series() -> list[dict[str, str]]:
-    """The page as promtool's input: each sample stays for an hour."""
-    scraped = {"job": "grayctl", "instance": "edge-1:8408"}
-    found = [{"series": f"up{_labels(scraped)}", "values": "1x240"}]
-    for family in text_string_to_metric_families(_page()):
-        for sample in family.samples:
-            labels = _labels(scraped | sample.labels)
-            found.append({"series": f"{sample.name}{labels}", "values": f"{sample.value:f}x240"})
-    return found
-
-
-def _labels(labels: dict[str, str]) -> str:
-    return "{" + ",".join(f'{key}="{value}"' for key, value in labels.items()) + "}"
-
-
 def test_every_panel_draws_something_from_what_grayctl_exposes(tmp_path: Path) -> None:
     """A misspelt metric or label, a join that matches nothing, a query that is no PromQL: nothing would be drawn."""
     asked = [text for panel in PANELS for text in expressions(panel)]
@@ -114,10 +97,7 @@ def test_every_panel_draws_something_from_what_grayctl_exposes(tmp_path: Path) -
         {"expr": f"count({text}) > bool 0", "eval_time": "30m", "exp_samples": [{"labels": "{}", "value": 1}]}
         for text in asked
     ]
-    group = {"interval": "15s", "input_series": _series(), "promql_expr_test": tests}
-    file = tmp_path / "panels.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "15s", "tests": [group]}))
-    done = promtool("test", "rules", file)
+    done = judge(tmp_path, "15s", {"input_series": series(_page(), times=240), "promql_expr_test": tests})
     assert done.returncode == 0, done.stdout + done.stderr
     assert len(asked) > 20
 
@@ -128,7 +108,5 @@ def test_a_panel_that_asks_for_what_is_not_there_would_be_found(tmp_path: Path) 
         "eval_time": "30m",
         "exp_samples": [{"labels": "{}", "value": 1}],
     }
-    group = {"interval": "15s", "input_series": _series(), "promql_expr_test": [missing]}
-    file = tmp_path / "panels.yml"
-    file.write_text(yaml.safe_dump({"rule_files": [], "evaluation_interval": "15s", "tests": [group]}))
-    assert promtool("test", "rules", file).returncode != 0
+    group: dict[str, object] = {"input_series": series(_page(), times=240), "promql_expr_test": [missing]}
+    assert judge(tmp_path, "15s", group).returncode != 0
