@@ -23,7 +23,8 @@ _COMMANDS = {
     "unfreeze": ("freeze", "Let changes through again."),
     "guard": ("guard", "Let go what the guard keeps in use."),
     "forget": ("forget", "End the name of a service that nothing needs any more."),
-    "release": ("release", "Policies: lint them; the schema for editors."),
+    "release": ("release", "Policies: lint, apply, compare, roll back."),
+    "audit": ("audit", "Who did what to which release, when and why."),
     "completion": ("completion", "Print the completion script of a shell."),
 }
 

@@ -6,6 +6,13 @@ from grayctl.cli.lazy import LazyGroup
 
 _COMMANDS = {
     "lint": ("release_lint", "Say what is wrong with policies; needs no Consul."),
+    "apply": ("release_apply", "Put policies into force, after showing what changes for whom."),
+    "get": ("release_read", "Print a policy as it was written."),
+    "list": ("release_read:list_", "Print every release."),
+    "diff": ("release_diff", "Say what changes for whom between two policies."),
+    "history": ("release_read", "Print the versions of a policy that are kept."),
+    "rollback": ("release_back", "Put an old version into force again."),
+    "delete": ("release_back", "End a release."),
     "schema": ("release_schema", "Print the JSON Schema of a policy, for editors."),
 }
 
@@ -17,5 +24,7 @@ def release() -> None:
     \b
     Examples:
       grayctl release lint releases/*.yaml
+      grayctl release apply shop.yaml --reason 'v2 to 10%'
+      grayctl release rollback shop 41
       grayctl release schema > release.schema.json
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped

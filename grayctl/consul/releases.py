@@ -25,7 +25,7 @@ from grayctl.errors import ConsulProtocolError
 from grayctl.model.catalog import Entry
 from grayctl.model.history import Act, Action, AuditEntry, Version
 from grayctl.model.release import Live
-from grayctl.policy.live import encode_ended, encode_live, revision_of
+from grayctl.policy.live import Ended, decode_live, encode_ended, encode_live, revision_of
 
 T = TypeVar("T")
 KEPT_VERSIONS = 50
@@ -48,6 +48,13 @@ class Stored:
     def revision(self) -> str:
         """Of the policy; empty when there is none."""
         return revision_of(self.policy.value) if self.policy else ""
+
+    @property
+    def nothing(self) -> bool:
+        """Whether there is no release: there never was one, or it was ended."""
+        if self.policy is not None:
+            return False
+        return self.live is None or isinstance(decode_live(self.live.key, self.live.value), Ended)
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +104,7 @@ async def get_release(client: ConsulClient, service: str) -> Stored:
 
 
 async def list_releases(client: ConsulClient) -> tuple[Stored, ...]:
-    """Every service that has a policy or a live record, sorted; raises as `get_release`."""
+    """Every service that has a policy or a live record, ended ones too, sorted; raises as `get_release`."""
     found: dict[str, dict[str, Entry]] = {}
     for name in ("releases", "live"):
         prefix = _key(client, name, "")

@@ -39,7 +39,7 @@ def follow(release: Release, revision: str, before: Live | None, draw_salt: Call
     given = _given(release.shares) or any(_given(route.shares) for route in release.routes)
     if not given:
         return Live(revision=revision, salt=before.salt if before else "", stable=release.stable)
-    if before is None or not _any_share(before):
+    if before is None or not gives_shares(before):
         before = Live(revision="", salt=draw_salt(), stable="")
     ring = allot(before.ring, release.shares)
     rings = dict(before.route_rings)
@@ -60,7 +60,8 @@ def _given(shares: Shares) -> bool:
     return any(share for _, share in shares)
 
 
-def _any_share(live: Live) -> bool:
+def gives_shares(live: Live) -> bool:
+    """Whether any version has a share, general or in a route."""
     return any(shares_of(ring) for ring in (live.ring, *(ring for _, ring in live.route_rings)))
 
 

@@ -28,7 +28,7 @@ from grayctl.consul.releases import (
 from grayctl.errors import ConsulProtocolError, ConsulTooLarge, ConsulUnreachable
 from grayctl.model.history import Act, Action
 from grayctl.model.release import Live, Slot
-from grayctl.policy.live import decode_live, encode_live, revision_of
+from grayctl.policy.live import Ended, decode_live, encode_live, revision_of
 from grayctl.settings import ConsulSettings
 from tests.support.consul import Consul
 from tests.support.scripted import answer, script, scripted
@@ -181,9 +181,7 @@ async def test_the_same_text_again_is_an_act_but_no_version(client: ConsulClient
     assert [one.number for one in await audit(client, "shop")] == [1, 1, 2, 2]
 
 
-async def test_deleting_removes_policy_and_live_and_a_new_release_goes_on_counting(
-    client: ConsulClient, unique: str
-) -> None:
+async def test_deleting_ends_the_release_and_a_new_release_goes_on_counting(client: ConsulClient, unique: str) -> None:
     await apply(client, b"one")
     stale = await get_release(client, "shop")
     await apply(client, b"two", act(2))
@@ -192,8 +190,11 @@ async def test_deleting_removes_policy_and_live_and_a_new_release_goes_on_counti
     assert isinstance(refused, Conflict)
     deletion = Change(await get_release(client, "shop"), Action.DELETE)
     assert await write_releases(client, [deletion], act(4)) == Written((3,))
-    assert await get_release(client, "shop") == Stored("shop", None, None)
-    assert await list_releases(client) == ()
+    ended = await get_release(client, "shop")
+    assert (ended.policy, ended.nothing) == (None, True)
+    assert ended.live is not None, "whoever follows the release must learn that it has ended on purpose"
+    assert isinstance(decode_live(ended.live.key, ended.live.value), Ended)
+    assert await list_releases(client) == (ended,)
     assert [(one.action, one.revision) for one in (await audit(client, "shop"))[-1:]] == [(Action.DELETE, "")]
     assert await apply(client, b"two", act(5)) == 4
     assert len(await client.keys(f"{unique}/history/shop/")) == 4

@@ -1,0 +1,135 @@
+"""`grayctl release apply`."""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import click
+
+from grayctl.cli.common import json_option, settings_of
+from grayctl.errors import Problem, ReleaseError
+
+if TYPE_CHECKING:
+    from grayctl.model.catalog import Catalog
+    from grayctl.policy.document import Document
+    from grayctl.settings import Settings
+
+_SUFFIXES = {".yaml", ".yml", ".json"}
+
+
+@click.command()
+@click.argument("paths", nargs=-1, required=True, metavar="FILE|DIRECTORY|-...")
+@click.option("--reason", default="", help="Why; the history and the audit keep it.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--dry-run", is_flag=True, help="Show what would change, and end.")
+@json_option
+@click.pass_context
+def apply(  # noqa: PLR0917 -- click passes options so
+    ctx: click.Context, paths: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool
+) -> None:
+    """Put policies into force: from files, from all files of a directory, or from standard input (-).
+
+    It shows what changes for whom and what nginx would read, and asks. Nothing is written when any policy may not be
+    followed. Up to 16 policies of usual size are one transaction, all or nothing; what needs more is said before.
+
+    \b
+    Examples:
+      grayctl release apply shop.yaml --reason 'v2 to 10%'
+      grayctl release apply releases/ --yes
+    """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
+    from grayctl.cli.release_change import (
+        NOTHING_DONE,
+        carry_out,
+        confirm,
+        nginx_difference,
+        propose,
+        seen_of,
+        show,
+        tell,
+        with_notes,
+    )
+    from grayctl.consul.releases import portions
+    from grayctl.model.history import Action
+
+    settings = settings_of(ctx)
+    if as_json and not (yes or dry_run):
+        raise click.UsageError("--json goes with --yes or --dry-run: it does not ask")
+    documents = _documents(paths)
+    stored, catalog = seen_of(settings, list(documents))
+    proposals = []
+    for service, (text, document) in documents.items():
+        one = propose(stored[service], Action.APPLY, text, document.release)
+        proposals.append(with_notes(one, _warnings(settings, document, catalog)))
+    same = [one.service for one in proposals if one.nothing_new]
+    proposals = [one for one in proposals if not one.nothing_new]
+    if not as_json:
+        for service in same:
+            click.echo(f"{service}: stands like this already")
+        for one in proposals:
+            show(one, nginx_difference(settings, catalog, one))
+    parts = portions([one.change for one in proposals])
+    if len(parts) > 1:
+        click.echo(
+            f"{len(proposals)} policies are {len(parts)} transactions: each is all or nothing, together they are not",
+            err=True,
+        )
+    if dry_run or not proposals:
+        tell(NOTHING_DONE, proposals, same=same, as_json=as_json)
+    confirm(f"Apply {', '.join(one.service for one in proposals)}?", yes=yes)
+    tell(carry_out(settings, proposals, reason), proposals, same=same, as_json=as_json)
+
+
+def _documents(paths: tuple[str, ...]) -> "dict[str, tuple[bytes, Document]]":
+    """Service -> text and policy, of all files.
+
+    Raises:
+        ReleaseError: with every problem of every file.
+    """
+    from grayctl.policy.document import read_document
+
+    found: dict[str, tuple[bytes, Document]] = {}
+    problems: list[Problem] = []
+    for name, text in _texts(paths):
+        try:
+            document = read_document(text, name)
+        except ReleaseError as error:
+            problems += error.problems
+            continue
+        service = document.release.service
+        if service in found:
+            wrong = f"is the service of {found[service][1].file} too"
+            problems.append(
+                Problem(name, document.places["service"].line, "service", service, wrong, "Keep one of the two")
+            )
+        found[service] = (text, document)
+    if problems:
+        raise ReleaseError(tuple(problems))
+    return found
+
+
+def _texts(paths: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
+    for path in paths:
+        if path == "-":
+            yield "<stdin>", sys.stdin.buffer.read()
+            continue
+        try:
+            files = [Path(path)]
+            if Path(path).is_dir():
+                files = sorted(one for one in Path(path).iterdir() if one.suffix in _SUFFIXES)
+                if not files:
+                    raise click.UsageError(f"{path}: there is no file whose name ends in .yaml, .yml or .json")
+            for file in files:
+                yield str(file), file.read_bytes()
+        except OSError as error:
+            raise click.UsageError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
+
+
+def _warnings(settings: "Settings", document: "Document", catalog: "Catalog") -> tuple[str, ...]:
+    """What a lint warns of, with what Consul knows beside: the lists, and which versions have instances."""
+    from grayctl.policy.admission import healthy_versions
+    from grayctl.policy.lint import WARNING, lint
+
+    lists = {entry.key.rsplit("/", 2)[-2] for entry in catalog.kv.get("lists", ())}
+    versions = healthy_versions(catalog.services.get(document.release.service, ()), settings.watch)
+    return tuple(one.text for one in lint(document, lists=lists, versions=versions) if one.level == WARNING)

@@ -1,0 +1,127 @@
+"""`grayctl release get`, `list` and `history`: read, and change nothing."""
+
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from grayctl.cli.common import asked, json_option, print_json, settings_of
+from grayctl.errors import GrayctlError
+
+if TYPE_CHECKING:
+    from grayctl.consul.releases import Stored
+    from grayctl.model.release import Live
+    from grayctl.policy.live import Ended, Unreadable
+
+
+@click.command()
+@click.argument("service")
+@json_option
+@click.pass_context
+def get(ctx: click.Context, service: str, as_json: bool) -> None:
+    """Print the policy of SERVICE as it was written; with --json beside it what is in force.
+
+    Example: grayctl release get shop > shop.yaml
+    """
+    from grayctl.consul.releases import get_release
+
+    stored = asked(settings_of(ctx), lambda client: get_release(client, service))
+    if stored.policy is None:
+        raise GrayctlError(f"{service} has no release. See `grayctl release list`")
+    if as_json:
+        print_json(_facts(stored) | {"policy": stored.policy.value.decode(errors="replace"), "live": live_of(stored)})
+    else:
+        text = stored.policy.value
+        click.echo(text, nl=not text.endswith(b"\n"))
+
+
+@click.command("list")
+@json_option
+@click.pass_context
+def list_(ctx: click.Context, as_json: bool) -> None:
+    """Print every release: what is stable, who has a share, and what is wrong with it.
+
+    Example: grayctl release list
+    """
+    from grayctl.consul.releases import list_releases
+
+    rows = [_facts(one) for one in asked(settings_of(ctx), list_releases) if not one.nothing]
+    if as_json:
+        print_json(rows)
+        return
+    if not rows:
+        click.echo("there are no releases; `grayctl release apply FILE` makes one")
+        return
+    print_table(
+        ["SERVICE", "STABLE", "TRAFFIC", "ROUTES", "REVISION", "NOTE"],
+        [[str(row[name]) for name in ("service", "stable", "traffic", "routes", "revision", "note")] for row in rows],
+    )
+
+
+@click.command()
+@click.argument("service")
+@json_option
+@click.pass_context
+def history(ctx: click.Context, service: str, as_json: bool) -> None:
+    """Print the versions of the policy of SERVICE that are kept: the last 50, the newest last.
+
+    Example: grayctl release history shop
+    """
+    from grayctl.consul.releases import history as read_history
+
+    versions = asked(settings_of(ctx), lambda client: read_history(client, service))
+    if as_json:
+        print_json(versions)
+        return
+    if not versions:
+        raise GrayctlError(f"{service} has no history. See `grayctl release list`")
+    print_table(
+        ["VERSION", "WHEN", "WHAT", "REVISION", "WHO", "WHY"],
+        [
+            [str(one.number), when(one.act.time), str(one.action), one.revision or "-", one.act.author, one.act.reason]
+            for one in versions
+        ],
+    )
+
+
+def _facts(stored: "Stored") -> dict[str, Any]:
+    """One release in short; `note` says why what stands is not what is in force."""
+    from grayctl.errors import ReleaseError
+    from grayctl.model.release import Live
+    from grayctl.policy.document import read_release
+    from grayctl.policy.live import Unreadable
+    from grayctl.policy.shares import percent
+
+    live = live_of(stored)
+    found = {"service": stored.service, "stable": "", "traffic": "", "routes": 0, "revision": stored.revision}
+    if stored.policy is None:
+        key_is_gone = "the policy's key is gone and what was in force stays: apply one, or `release delete`"
+        return found | {"in_force": False, "note": key_is_gone}
+    try:
+        release = read_release(stored.policy.value, stored.policy.key, service=stored.service)
+    except ReleaseError as error:
+        return found | {"in_force": False, "note": f"what was in force stays: {error.problems[0].text}"}
+    shares = ", ".join(f"{version} {percent(share)}%" for version, share in release.shares)
+    in_force = isinstance(live, Live) and live.revision == stored.revision
+    note = "" if in_force else live.reason if isinstance(live, Unreadable) else "edited by hand, not in force yet"
+    found |= {"stable": release.stable, "traffic": "weights" if release.by_weights else shares or "-"}
+    return found | {"routes": len(release.routes), "in_force": in_force, "note": note}
+
+
+def live_of(stored: "Stored") -> "Live | Ended | Unreadable | None":
+    """The live record, read."""
+    from grayctl.policy.live import decode_live
+
+    return decode_live(stored.live.key, stored.live.value) if stored.live else None
+
+
+def when(seconds: float) -> str:
+    """A time of the wall clock, in UTC."""
+    return datetime.fromtimestamp(seconds, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
+
+
+def print_table(heads: list[str], rows: list[list[str]]) -> None:
+    """Columns that are as wide as they must be."""
+    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
+    for row in (heads, *rows):
+        click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())
