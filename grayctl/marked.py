@@ -116,7 +116,7 @@ def _decode(text: str | bytes, report: Report) -> str | None:
 
 def _compose(text: str, report: Report) -> Node | None:
     try:
-        root = yaml.compose(_untabbed(text), Loader=yaml.SafeLoader)
+        root = yaml.compose(_untabbed(text), Loader=_Loader)
         if root is None:
             report(Place(1, ""), "", "is empty")
             return None
@@ -131,7 +131,7 @@ def _compose(text: str, report: Report) -> Node | None:
         report(Place(line, ""), "", f"this is no YAML: the character U+{error.character:04X} is not allowed")
     except (ValueError, OverflowError):  # "\\U00110000", or a version of YAML beyond every integer
         report(Place(1, ""), "", "this is no YAML: an escape that is no character, or a directive that is none")
-    except RecursionError:
+    except (_TooDeepError, RecursionError):
         report(Place(1, ""), "", f"nested too deeply; {DEEPEST} levels are the most")
     else:
         return _Builder(report).node(root, Place(root.start_mark.line + 1, ""), 1)
@@ -166,6 +166,25 @@ def _size(node: yaml.Node, known: dict[int, int]) -> int:
         pairs = (one if isinstance(one, tuple) else (one,) for one in children)
         known[id(node)] += sum(_size(one, known) for pair in pairs for one in pair)
     return known[id(node)]
+
+
+class _TooDeepError(Exception):
+    """Deeper than DEEPEST."""
+
+
+class _Loader(yaml.SafeLoader):
+    """Stops at the depth that is refused: what PyYAML does with each level costs more than the one before."""
+
+    _depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        if self._depth > DEEPEST:
+            raise _TooDeepError
+        self._depth += 1
+        try:
+            return super().compose_node(parent, index)
+        finally:
+            self._depth -= 1
 
 
 class _Builder:
@@ -214,7 +233,7 @@ class _Builder:
         if _HALF.search(text):  # JSON escapes what is beyond U+FFFF as two halves
             text = text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
             if text.encode("utf-16") != node.value.encode("utf-16", "surrogatepass"):
-                self._report(place, node.value, f"{node.value!a} holds half a character; write it whole")
+                self._report(place, "", f"{node.value!a} holds half a character; write it whole")
                 text = ""
         return Text(text, place, bare=node.style is None and not text, origin=_origin(node))
 

@@ -130,7 +130,8 @@ def condition(scope: Scope, subject: Input, operator: Operator, values: Sequence
     if operator is Operator.PRESENT and operator not in _OPERATORS[source]:
         raise Refused(subject.text, "is always present")
     if operator not in _OPERATORS[source]:
-        raise Refused(subject.text, f"takes no {operator}", f"{source} takes {_words(source)}")
+        wrong = "is no number" if operator in _NUMERIC else f"takes no {operator}"
+        raise Refused(subject.text, wrong, f"{source} takes {_words(source)}")
     if operator in _NUMERIC:
         values = [sound(value) for value in values]
         return Condition(subject, operator, tuple(sorted(set(values))))

@@ -161,7 +161,7 @@ class _Reader:
                 self._problems.add(Place(1, "service"), "", "is missing", "Write `service:` and its name in Consul")
             return service or ""
         if not _SERVICE.match(text):
-            self._problems.add(text.place, text, "is no name of a service", "Up to 128 letters, digits and hyphens")
+            self._problems.add(text.place, text, "is no name of a service", "It has up to 128 characters and no /")
         elif service is not None and text != service:
             self._problems.add(text.place, text, f"is not {service}, whose policy this is", "Write that, or move it")
         return str(text)
@@ -245,7 +245,9 @@ class _Reader:
             return Region(str(key), networks=self._networks(shape))
         variable = shape.variable
         if not _VARIABLE.match(variable):
-            self._problems.add(variable.place, variable, "is no variable of nginx", "Write such as $geoip2_data_code")
+            self._problems.add(
+                variable.place, variable, "is no variable of nginx", "Write such as $geoip2_data_country_code"
+            )
         elif variable[1:].lower().startswith("gray"):
             self._problems.add(variable.place, variable, "is grayctl's own", "Name another variable")
         values = {str(one) for one in texts(shape.values)}
@@ -291,7 +293,7 @@ class _Reader:
             method = Method(written or "round_robin")
             if method is Method.IP_HASH and self._protocol is Protocol.TCP:
                 place = self._shape.given.keys["balance"]
-                self._problems.add(place, method, "is unknown to nginx's stream", "Write {hash: $remote_addr}")
+                self._problems.add(place, str(method), "is unknown to nginx's stream", "Write {hash: $remote_addr}")
             return Balance(method)
         return self._hash(written)
 

@@ -7,10 +7,13 @@ So True is certain, and False says nothing.
 """
 
 import ipaddress
+from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from math import inf
 
 from grayctl.model.release import All, AnyOf, Condition, Input, Not, Operator, Predicate, Source
+from grayctl.policy.predicates import conditions_of, some
 
 _WITH_VALUE = frozenset(Operator) - {Operator.REGEX}
 _ORDERINGS = frozenset({Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL})
@@ -44,7 +47,20 @@ class Implication:
             return isinstance(second, Not) and self.implies(second.part, first.part)
         if isinstance(second, Not):
             return self._excludes(first, second.part)
-        return isinstance(first, Condition) and isinstance(second, Condition) and _implies(first, second)
+        if not isinstance(first, Condition) or not isinstance(second, Condition):
+            return False
+        self._pay(first, second)
+        return _implies(first, second)
+
+    def implies_one_of(self, first: Predicate, seconds: Sequence[Predicate]) -> bool:
+        """Whether at least one of `seconds` holds wherever `first` does, one here and another there."""
+        self.steps -= sum(len(conditions_of(one)) for one in seconds)
+        return self.implies(first, some(seconds)) if self.steps > 0 else False
+
+    def _pay(self, first: Condition, second: Condition) -> None:
+        """Networks are compared each with each."""
+        if first.input.source is second.input.source is Source.CLIENT_IP:
+            self.steps -= len(first.values) * len(second.values)
 
     def never(self, one: Predicate) -> bool:
         """Whether it can never hold, since two of its parts exclude each other."""
@@ -62,7 +78,10 @@ class Implication:
         if isinstance(second, Not):
             return self.implies(first, second.part)
         self.steps -= 1
-        return isinstance(first, Condition) and isinstance(second, Condition) and _disjoint(first, second)
+        if self.steps < 0 or not isinstance(first, Condition) or not isinstance(second, Condition):
+            return False
+        self._pay(first, second)
+        return _disjoint(first, second)
 
 
 def _same_input(first: Input, second: Input) -> bool:
@@ -102,8 +121,11 @@ def _held(source: Source, one: Condition, value: str) -> bool:
     return value in one.values
 
 
+_network = lru_cache(maxsize=4096)(ipaddress.ip_network)
+
+
 def _inside(mine: str, other: str) -> bool:
-    first, second = ipaddress.ip_network(mine), ipaddress.ip_network(other)
+    first, second = _network(mine), _network(other)
     if isinstance(first, ipaddress.IPv4Network):
         return isinstance(second, ipaddress.IPv4Network) and first.subnet_of(second)
     return isinstance(second, ipaddress.IPv6Network) and first.subnet_of(second)

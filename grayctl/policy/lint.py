@@ -7,7 +7,7 @@ from grayctl.marked import Place
 from grayctl.model.release import Condition, Operator, Predicate, Source
 from grayctl.policy.document import Document
 from grayctl.policy.implication import Implication
-from grayctl.policy.predicates import conditions_of, some
+from grayctl.policy.predicates import conditions_of
 
 WARNING = "warning"
 INFO = "info"
@@ -72,7 +72,7 @@ def _unreachable(document: Document) -> Iterator[Problem]:
         elif always:
             wrong = f"can never match: {always[0]} comes first and holds wherever this does"
             yield _problem(document, path, route.name, wrong, "Move it up, or take it out")
-        elif len(before) > 1 and judge.implies(route.predicate, some(predicate for _, predicate in before)):
+        elif len(before) > 1 and judge.implies_one_of(route.predicate, [predicate for _, predicate in before]):
             wrong = "can never match: one of the routes before it always does"
             yield _problem(document, path, route.name, wrong, "Move it up, or take it out")
         before.append((f"route {route.name}", route.predicate))

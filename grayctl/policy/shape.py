@@ -1,7 +1,7 @@
 """Marked YAML against the shapes of `wire`: what is missing, unknown or of the wrong kind, all of it in one reading."""
 
 import re
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from functools import cache
 from typing import Any, TypeVar, cast
 
@@ -28,7 +28,9 @@ class Problems:
     def add(self, place: Place, value: str, wrong: str, allowed: str = "", *, column: int = 0) -> None:
         """Keep a problem, unless there is one at its path, or its line and column where a column is given."""
         key = (place.path, place.line if column else 0, column)
-        self._found.setdefault(key, Problem(self._file, place.line, place.path, value, wrong, allowed, column=column))
+        self._found.setdefault(
+            key, Problem(self._file, place.line, place.path, str(value), wrong, allowed, column=column)
+        )
 
     def __bool__(self) -> bool:
         return bool(self._found)
@@ -59,14 +61,13 @@ def _read(node: Node, info: inspect.Type, problems: Problems) -> Any:
     kinds = _alternatives(info)
     found: Any = None
     if isinstance(node, Text) and node.bare:
-        problems.add(node.place, "", "has nothing behind it", f"Write {_described(kinds)}, or leave the key out")
+        problems.add(node.place, "", "has nothing behind it", f"Write {_described(kinds)}")
     elif isinstance(node, Text):
         found = _scalar(node, kinds, problems)
     elif isinstance(node, Sequence) and (kind := _first(kinds, inspect.ListType)) is not None:
         items = [_read(one, kind.item_type, problems) for one in node.items]
         found = [one for one in items if one is not None]
-        if not items:
-            problems.add(node.place, "", "is an empty list", "Leave the key out, or name what it shall hold")
+        _check_length(items, kind.min_length, node.place, problems)
     elif isinstance(node, Mapping) and (struct := _first(kinds, inspect.StructType)) is not None:
         found = _struct(node, struct, problems)
     elif isinstance(node, Mapping) and (table := _first(kinds, inspect.DictType)) is not None:
@@ -75,11 +76,15 @@ def _read(node: Node, info: inspect.Type, problems: Problems) -> Any:
             key: plain(one) if anything else _read(one, table.value_type, problems) for key, one in node.entries.items()
         }
         found = {key: one for key, one in entries.items() if one is not None}
-        if not entries:
-            problems.add(node.place, "", "is an empty mapping", "Leave the key out, or name what it shall hold")
+        _check_length(entries, table.min_length, node.place, problems)
     else:
         problems.add(node.place, "", f"must be {_described(kinds)}")
     return found
+
+
+def _check_length(found: Collection[object], least: int | None, place: Place, problems: Problems) -> None:
+    if len(found) < (least or 0):
+        problems.add(place, "", "is empty", "Leave the key out, or name what it shall hold")
 
 
 def _scalar(node: Text, kinds: list[inspect.Type], problems: Problems) -> Any:
@@ -112,7 +117,8 @@ def _struct(node: Mapping, info: inspect.StructType, problems: Problems) -> Any:
     for name, field in fields.items():
         if field.required and field.name not in values:
             if name not in node.entries:
-                problems.add(node.place.key(name), "", "is missing")
+                described = _described(_alternatives(field.type))
+                problems.add(node.place.key(name), "", "is missing", f"Write {described}")
             values[field.name] = Text("", node.place.key(name), bare=True)
     return info.cls(given=Given(node.place, {str(key): key.place for key in node.entries}), **values)
 

@@ -136,7 +136,7 @@ def _tree(source: _Source) -> ast.expr:
     try:
         return ast.parse(source.python, mode="eval").body
     except SyntaxError as error:
-        column = (error.offset or len(source.python) + 1) - 1  # without one it is the end
+        column = (error.offset or len(source.python) + 2) - 1  # without one it is the end
         offset = max((at for begin, at in source.offsets.items() if begin <= column), default=0)
         raise _Fault(offset, "", "the expression cannot be read from here on") from error
     except (RecursionError, MemoryError) as error:  # how Python's parser says "too deep"

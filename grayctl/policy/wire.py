@@ -36,7 +36,9 @@ else:
         ),
     ]
 
-Texts = Scalar | list[Scalar]
+_Some = Meta(min_length=1)
+List = Annotated[list[Scalar], _Some]
+Texts = Scalar | List
 
 
 class Given:
@@ -66,16 +68,17 @@ class Operators(Shape):
     present: Annotated[bool | None, Meta(description="Whether there is a value that is not empty.")] = None
 
 
-Value = Scalar | list[Scalar] | Operators
+Value = Scalar | List | Operators
+Values = Annotated[dict[Key, Value], _Some]
 _DEVICE = {"enum": list(Device)}
 
 
 class Match(Shape):
     """Conditions that must all hold."""
 
-    header: Annotated[dict[Key, Value] | None, Meta(description="Header name -> what its value must be.")] = None
-    cookie: Annotated[dict[Key, Value] | None, Meta(description="Cookie name -> what its value must be.")] = None
-    query: Annotated[dict[Key, Value] | None, Meta(description="Query parameter -> what its value must be.")] = None
+    header: Annotated[Values | None, Meta(description="Header name -> what its value must be.")] = None
+    cookie: Annotated[Values | None, Meta(description="Cookie name -> what its value must be.")] = None
+    query: Annotated[Values | None, Meta(description="Query parameter -> what its value must be.")] = None
     path: Annotated[Value | None, Meta(description="The decoded, normalised path, without the query.")] = None
     host: Annotated[Value | None, Meta(description="The host without port; *.example.com is every subdomain.")] = None
     port: Annotated[Texts | None, Meta(description="The port that nginx was reached on.")] = None
@@ -92,7 +95,7 @@ class Match(Shape):
     identity: Annotated[Value | None, Meta(description="The user, by the policy's `identity`.")] = None
 
 
-Matches = Match | list[Match]
+Matches = Match | Annotated[list[Match], _Some]
 
 
 class NamedInput(Shape):
@@ -111,7 +114,7 @@ class RouteShape(Shape):
     when: Expression | None = None
     to: Version | None = None
     traffic: Annotated[
-        dict[Key, Percent] | None,
+        Annotated[dict[Key, Percent], _Some] | None,
         Meta(description="Version -> share of those who match; the rest is stable's."),
     ] = None
 
@@ -119,7 +122,9 @@ class RouteShape(Shape):
 class ExplicitShape(NamedInput):
     """A request may name its version in one header, cookie or query parameter."""
 
-    versions: Annotated[list[Version] | None, Meta(description="Which; by default all that the policy names.")] = None
+    versions: Annotated[
+        Annotated[list[Version], _Some] | None, Meta(description="Which; by default all that the policy names.")
+    ] = None
     from_: Annotated[Texts | None, Meta(description="The networks from which it may.")] = field(
         name="from", default=None
     )
@@ -166,7 +171,7 @@ class PolicyShape(Shape):
     service: Annotated[Scalar | None, Meta(description="The service's name in Consul.")] = None
     protocol: Annotated[Protocol | None, Meta(description="What the service speaks; http by default.")] = None
     identity: Annotated[
-        Scalar | NamedInput | list[Scalar | NamedInput] | None,
+        Scalar | NamedInput | Annotated[list[Scalar | NamedInput], _Some] | None,
         Meta(description="Who a user is: the first that is not empty; `none` decides each request on its own."),
     ] = None
     traffic: Annotated[
@@ -176,7 +181,7 @@ class PolicyShape(Shape):
     routes: Annotated[list[RouteShape] | None, Meta(description="In order; the first that matches decides.")] = None
     explicit: ExplicitShape | None = None
     regions: Annotated[
-        dict[Key, Scalar | list[Scalar] | RegionShape] | None,
+        dict[Key, Scalar | List | RegionShape] | None,
         Meta(description="Name -> addresses and networks, or a variable and its values."),
     ] = None
     balance: Annotated[

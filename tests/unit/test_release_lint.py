@@ -337,7 +337,7 @@ def test_lint_as_json_has_each_part_of_a_problem(tmp_path: Path) -> None:
                 "column": 17,
                 "path": "routes[0].when",
                 "value": "path",
-                "wrong": "takes no number in",
+                "wrong": "is no number",
                 "allowed": "path takes in, prefix, suffix, regex, has, in_list",
                 "level": "error",
             }
