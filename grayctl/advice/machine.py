@@ -183,14 +183,23 @@ def _holders(root: Path, inodes: Iterable[str]) -> dict[str, set[tuple[int, str]
 
 
 def _sockets(process: Path) -> set[str]:
-    """The inodes of a process's sockets; none when it has ended, or is not ours to look into."""
+    """The inodes of a process's sockets."""
+    return {match[1] for link in _opened(process) if (match := _SOCKET.match(link))}
+
+
+def _opened(process: Path) -> set[str]:
+    """What a process has open; nothing when it has ended, or is not ours to look into."""
     found = set()
     with contextlib.suppress(OSError):
         for one in (process / "fd").iterdir():
             with contextlib.suppress(FileNotFoundError):  # closed since
-                if match := _SOCKET.match(str(one.readlink())):
-                    found.add(match[1])
+                found.add(str(one.readlink()))
     return found
+
+
+def has_open(pid: int, path: Path) -> bool:
+    """Whether a process has a file open, removed or not."""
+    return bool(_opened(Path(f"/proc/{pid}")) & {str(path), f"{path} (deleted)"})
 
 
 def _process(root: Path, pid: int) -> Process | None:

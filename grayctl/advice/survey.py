@@ -29,7 +29,7 @@ from grayctl.advice.consul import ConsulView, needed
 from grayctl.advice.decisions import from_settings
 from grayctl.advice.finding import Finding, How, Level, Rule, ok
 from grayctl.advice.fleet import Fleet
-from grayctl.advice.machine import Machine, look, mode
+from grayctl.advice.machine import Machine, has_open, look, mode
 from grayctl.advice.names import host_names
 from grayctl.advice.view import View
 from grayctl.consul.client import ConsulClient
@@ -163,7 +163,9 @@ async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, in
     else:
         what = f"nginx does not run: {facts.pid_file} names no master of {facts.conf}"
         findings.append(NOT_RUNNING.found(what, how=How.RUN, advice="systemctl start nginx"))
-    if lost := orphans(facts):
+    # by its error log a worker is told from those of another nginx on this machine
+    log = facts.error_log
+    if lost := [pid for pid in orphans(facts) if log is None or has_open(pid, log)]:
         pids = " ".join(map(str, lost))
         findings.append(ORPHANS.found(f"workers without a master: {pids}", how=How.RUN, advice=f"kill -QUIT {pids}"))
     return facts, tested, pid, findings

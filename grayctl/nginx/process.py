@@ -58,10 +58,13 @@ def hidden_master(pid_file: Path) -> int | None:
     """The pid in a pid file, when it calls itself nginx's master and we may not look whether it is."""
     try:
         pid = int(pid_file.read_text(encoding="ascii"))
+    except (OSError, ValueError):
+        return None
+    try:
         (_PROC / f"{pid}/exe").readlink()
     except PermissionError:
         return pid if _title(pid).startswith(_MASTER_TITLE) else None
-    except (OSError, ValueError):
+    except OSError:
         return None
     return None
 

@@ -39,6 +39,12 @@ class Quickstart:
             (folder / name).write_text(text, encoding="utf-8")
         (folder / "templates").mkdir()
 
+    def is_served(self) -> bool:
+        """Whether what Consul knew at the start is proven: nothing is left to be done."""
+        done = self.grayctl("status", "--json")
+        generation = json.loads(done.stdout)["generation"] if done.returncode == 0 else None
+        return bool(generation and generation["number"] > 0 and generation["proven"])
+
     def grayctl(self, *arguments: str) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-m", "grayctl", "--config", str(self.folder / "grayctl.toml"), *arguments]
         return subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=clean_env())
@@ -58,7 +64,7 @@ def quickstart(tmp_path: Path, consul: Consul, unique: str) -> Iterator[Quicksta
         wait_until((tmp_path / "nginx.pid").exists, "nginx is up")
         config = str(tmp_path / "grayctl.toml")
         daemon = start([sys.executable, "-m", "grayctl", "--config", config, "run"], log=tmp_path / "log")
-        wait_until(lambda: '"proven"' in one.grayctl("status", "--json").stdout, "the daemon answers")
+        wait_until(one.is_served, "the instance is served", interval=0.2)
         wait_until(lambda: consul.call("GET", f"/v1/kv/{unique}/nodes/?keys=true"), "it has reported", interval=0.2)
         yield one
     finally:
