@@ -84,6 +84,7 @@ set_up_packages() {
     command -v nginx >/dev/null || missing+=(nginx)
     if [ "$1" = dev ]; then
         [ -x /usr/lib/systemd/systemd ] || missing+=(systemd) # it boots in a machine of its own, in tests/systemd
+        [ -e /usr/lib/nginx/modules/ngx_stream_module.so ] || missing+=(libnginx-mod-stream) # releases over TCP
         command -v logrotate >/dev/null || missing+=(logrotate)
     fi
     install_packages "${missing[@]}"

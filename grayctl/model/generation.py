@@ -6,6 +6,8 @@ import msgspec
 
 # Stands in FileSet.http where the generation's number and digest go once it is written.
 GENERATION = "@generation@"
+# The first line of an object that belongs into nginx's `stream`.
+STREAM_MARK = "# stream\n"
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +32,11 @@ class Object:
     def filename(self) -> str:
         """`<slug>-<sha>.conf`."""
         return f"{self.slug}-{self.sha}.conf"
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether nginx reads it in `stream`, not in `http`."""
+        return self.content.startswith(STREAM_MARK)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
 from grayctl.model.balance import ROUND_ROBIN, Balance
-from grayctl.model.release import InForce
+from grayctl.model.release import InForce, Protocol
 from grayctl.model.tables import Table, Value
 from grayctl.model.tokens import Address, Word
 from grayctl.settings import NginxSettings, listen_address
@@ -143,6 +143,11 @@ class ServicePlan:
     guarded: tuple[Server, ...] = ()
     compiled: Compiled | None = None
     released: bool = False
+
+    @property
+    def is_stream(self) -> bool:
+        """Whether it belongs into nginx's `stream`."""
+        return self.compiled is not None and self.compiled.in_force.release.protocol is Protocol.TCP
 
 
 @dataclass(frozen=True, slots=True)

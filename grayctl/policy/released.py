@@ -2,6 +2,8 @@
 
 from collections.abc import Mapping
 
+import msgspec
+
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Compiled,
@@ -14,13 +16,13 @@ from grayctl.model.plan import (
     Serving,
     refusal_address,
 )
-from grayctl.model.release import InForce, Protocol, Release
+from grayctl.model.release import InForce, Protocol, Release, UpstreamOptions
 from grayctl.model.tables import Constant, Map, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Text, Variable, Word
 from grayctl.policy.admission import Admitted
 from grayctl.policy.compile import compile_release
 from grayctl.policy.upstreams import upstream
-from grayctl.settings import NginxSettings, Settings
+from grayctl.settings import Settings
 
 
 def resolve_release(
@@ -64,10 +66,10 @@ def resolve_release(
         service=release.service,
         id=identity,
         upstreams=tuple(
-            upstream(name, tuple(_of(version, by_version)), release.balance, release.upstream, settings.nginx)
+            upstream(name, tuple(_of(version, by_version)), release.balance, _options(release), settings.nginx)
             for version, name in sorted(names.items())
         ),
-        tables=(*graph.tables, *_faces(identity, graph, names, release, settings.nginx)),
+        tables=(*graph.tables, *_faces(identity, graph, names, release, settings)),
         serving=serving if by_version else Serving.REFUSED,
         known=tuple(sorted(kept)) or (known.servers if known else ()),
         findings=admitted.findings,
@@ -115,16 +117,16 @@ def _names(release: Release, graph: Graph) -> dict[str, Word]:
 
 
 def _faces(
-    identity: str, graph: Graph, names: Mapping[str, Word], release: Release, nginx: NginxSettings
+    identity: str, graph: Graph, names: Mapping[str, Word], release: Release, settings: Settings
 ) -> tuple[Table, ...]:
     """The three variables that people use: where to, which version, by which rule."""
-    grpc = release.protocol is Protocol.GRPC
+    bad_request, unavailable = _refusals(release.protocol, settings)
 
     def target(decision: Decision) -> str:
         if decision.reject:
-            return refusal_address(nginx, Refusal.GRPC_BAD_REQUEST if grpc else Refusal.BAD_REQUEST).text
+            return bad_request
         if decision.unavailable:
-            return refusal_address(nginx, Refusal.GRPC_UNAVAILABLE if grpc else Refusal.UNAVAILABLE).text
+            return unavailable
         return names[decision.version].text
 
     return (
@@ -132,6 +134,23 @@ def _faces(
         _face(Variable(f"grayver_{identity}"), graph, {code: one.version for code, one in graph.decisions.items()}),
         _face(Variable(f"grayroute_{identity}"), graph, {code: one.route for code, one in graph.decisions.items()}),
     )
+
+
+def _refusals(protocol: Protocol, settings: Settings) -> tuple[str, str]:
+    """Where a request goes that is answered 400, and one that is answered 503."""
+    if protocol is Protocol.TCP:  # it has no answers: nobody listens there, so nginx closes the connection
+        return (f"unix:{settings.state_dir}/refused",) * 2
+    grpc = protocol is Protocol.GRPC
+    return (
+        refusal_address(settings.nginx, Refusal.GRPC_BAD_REQUEST if grpc else Refusal.BAD_REQUEST).text,
+        refusal_address(settings.nginx, Refusal.GRPC_UNAVAILABLE if grpc else Refusal.UNAVAILABLE).text,
+    )
+
+
+def _options(release: Release) -> UpstreamOptions:
+    """A stream keeps no idle connections: `keepalive` is for requests."""
+    tcp = release.protocol is Protocol.TCP
+    return msgspec.structs.replace(release.upstream, keepalive=0) if tcp else release.upstream
 
 
 def constant_faces(identity: str) -> tuple[Table, ...]:

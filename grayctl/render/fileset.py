@@ -8,10 +8,10 @@ from itertools import takewhile
 import msgspec
 
 from grayctl.errors import TemplateError
-from grayctl.model.generation import GENERATION, FileSet, Object
+from grayctl.model.generation import GENERATION, STREAM_MARK, FileSet, Object
 from grayctl.model.naming import service_slug
 from grayctl.model.plan import Compiled, Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
-from grayctl.model.release import InForce
+from grayctl.model.release import InForce, Protocol
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
 from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
@@ -117,7 +117,7 @@ class Renderer:
         host, port = listen_address(settings.nginx.marker)
         http = self._templates.render(
             HTTP,
-            objects=[Path(f"{settings.state_dir}/objects/{one.filename}") for one in ordered.values()],
+            objects=[self._path(one) for one in ordered.values() if not one.is_stream],
             marker=Address(host, port),
             # the number is known only when the generation is written, and the digest must not depend on it
             generation=Note(GENERATION),
@@ -128,8 +128,11 @@ class Renderer:
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
-        stream = self._templates.render(STREAM)
+        stream = self._templates.render(STREAM, objects=[self._path(one) for one in ordered.values() if one.is_stream])
         return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
+
+    def _path(self, one: Object) -> Path:
+        return Path(f"{self._settings.state_dir}/objects/{one.filename}")
 
     def stub(self, plan: ServicePlan) -> Object:
         """The object of a service that cannot be rendered and never was: with the shipped templates."""
@@ -151,7 +154,15 @@ def _render(plan: ServicePlan, templates: Templates) -> Object:
         upstreams=tuple(_view(upstream) for upstream in plan.upstreams),
         tables=plan.tables,
     )
-    return make_object(plan, body, templates.render(SNIPPET, service=name, variable=variable))
+    snippet = templates.render(
+        SNIPPET,
+        service=name,
+        variable=variable,
+        version=Variable(f"grayver_{plan.id}"),
+        protocol=plan.compiled.in_force.release.protocol if plan.compiled else Protocol.HTTP,
+        released=plan.released,
+    )
+    return make_object(plan, body, snippet)
 
 
 def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
@@ -166,7 +177,7 @@ def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
     )
     written = msgspec.json.encode(header).decode()
     lines = [f"{_HEADER}{written[at : at + _HEADER_WIDTH]}\n" for at in range(0, len(written), _HEADER_WIDTH)]
-    content = "".join([*lines, body])
+    content = "".join([STREAM_MARK if plan.is_stream else "", *lines, body])
     return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)
 
 
@@ -179,7 +190,7 @@ def _stored(compiled: Compiled | None) -> InForce | msgspec.UnsetType:
 
 def read_header(content: str) -> ObjectHeader | None:
     """What an object says about itself; None when its first lines say nothing readable."""
-    lines = takewhile(lambda line: line.startswith(_HEADER), content.split("\n"))
+    lines = takewhile(lambda line: line.startswith(_HEADER), content.removeprefix(STREAM_MARK).split("\n"))
     try:
         return msgspec.json.decode("".join(line.removeprefix(_HEADER) for line in lines), type=ObjectHeader)
     except msgspec.DecodeError:

@@ -7,12 +7,9 @@ import json
 import os
 import socket
 from collections import Counter
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from random import Random
-from typing import Any
 
 import msgspec
 import pytest
@@ -20,28 +17,19 @@ import yaml
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from grayctl.model.catalog import Registration
-from grayctl.model.plan import Plan, ServicePlan
-from grayctl.model.release import InForce, Live, Release
-from grayctl.policy.admission import admit
+from grayctl.model.plan import ServicePlan
+from grayctl.model.release import Live, Release
 from grayctl.policy.document import read_release
 from grayctl.policy.explain import explain
 from grayctl.policy.live import follow
-from grayctl.policy.released import resolve_release
 from grayctl.policy.request import Request
-from grayctl.render.fileset import Dialect, Renderer
-from grayctl.render.templates import Templates
-from grayctl.settings import Settings
 from tests.releases import invent
 from tests.releases.oracle import Sent, World, decide
-from tests.support.nginx import BINARY
+from tests.releases.site import Instance, plan_in_force, served
 from tests.support.ports import free_ports
-from tests.support.process import start, stop, wait_until
 
 REQUESTS = int(os.environ.get("GRAYCTL_DIFFERENTIAL", "10000"))
 SERVICES, EACH = 8, 400
-TEMPLATES = Templates()
-TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
 @dataclass
@@ -71,14 +59,8 @@ def _case(random: Random, service: str, port: int) -> Case:
     available = frozenset(
         version for version in versions if random.random() < (0.97 if version == versions[0] else 0.85)
     )
-    registered = [
-        Registration(service=service, id=version, address=f"127.0.1.{n}", port=80, meta=(("version", version),))
-        for n, version in enumerate(sorted(available), 1)
-    ]
-    admitted = admit(registered, {}, Settings().watch)
-    plan = resolve_release(
-        admitted, None, Settings(), InForce(release, live), {k: tuple(v) for k, v in invent.LISTS.items()}
-    )
+    instances = [Instance(80, version, host=f"127.0.1.{n}") for n, version in enumerate(sorted(available), 1)]
+    plan = plan_in_force(release, live, instances, {name: tuple(found) for name, found in invent.LISTS.items()})
     world = World(
         available,
         live.salt,
@@ -89,48 +71,17 @@ def _case(random: Random, service: str, port: int) -> Case:
     return Case(made, release, world, plan)
 
 
-@contextmanager
-def _nginx(folder: Path, cases: Mapping[str, Case], ports: list[int]) -> Iterator[None]:
-    objects, failed = Renderer(TEMPLATES, Settings(), Dialect()).objects(
-        Plan({name: one.plan for name, one in cases.items()}, {})
-    )
-    assert not failed
-    for one in objects.values():
-        (folder / f"{one.slug}.conf").write_bytes(one.content.encode())
+def _http(cases: Mapping[str, Case], ports: list[int]) -> str:
+    """One answer tells what was decided for every service."""
     body = "".join(f"$gray_{name}|$grayver_{name}|$grayroute_{name}\\n" for name in cases)
-    temporary = "".join(f"{kind}_temp_path {folder}/{kind};" for kind in TEMPORARY)
-    conf = f"""user root;
-worker_processes 1;
-daemon off;
-pid {folder}/pid;
-error_log {folder}/error.log;
-events {{}}
-http {{
-    access_log off;
+    return f"""
     set_real_ip_from 127.0.0.1;
     real_ip_header X-Test-Address;
-    keepalive_requests 100000;
-    {temporary}
-    {"".join(f"include {folder}/{one.slug}.conf;" for one in objects.values())}
     server {{
         {"".join(f"listen 127.0.0.1:{port};" for port in ports)}
         location / {{ return 200 "{body}"; }}
     }}
-}}
 """
-    (folder / "nginx.conf").write_text(conf, encoding="utf-8")
-    process = start([BINARY, "-c", folder / "nginx.conf", "-p", folder], log=folder / "out")
-    try:
-        wait_until(lambda: all(_listens(port, process, folder) for port in ports), "nginx listens")
-        yield
-    finally:
-        stop(process)
-
-
-def _listens(port: int, process: Any, folder: Path) -> bool:
-    assert process.poll() is None, (folder / "out").read_text() + (folder / "error.log").read_text()
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
 class Connection:
@@ -177,7 +128,8 @@ def test_explain_nginx_and_the_oracle_agree(tmp_path_factory: pytest.TempPathFac
     ports = free_ports(2)
     cases = {f"s{n}": _case(random, f"s{n}", ports[0]) for n in range(SERVICES)}
     seen: Counter[str] = Counter()
-    with _nginx(folder, cases, ports):
+    plans = [case.plan for case in cases.values()]
+    with served(folder, plans, http=_http(cases, ports), ports=ports):
         connections = [Connection(port) for port in ports]
         try:
             for _ in range(EACH):
