@@ -137,7 +137,7 @@ def test_a_mistake_in_an_included_file_is_named_where_it_stands(
         ("{% for one in upstreams %}{{ loop.index }}{% endfor %}", "1"),
         ("{% set x %}a{% endset %}{{ x }}", "a"),
         ('{% extends "base.j2" %}{% block a %}{{ service }}{% endblock %}', "-shop-"),
-        ('{% include "stream.conf.j2" %}.', "."),
+        ('{% set objects = [] %}{% include "stream.conf.j2" %}.', "."),
     ],
 )
 def test_macros_includes_and_blocks_work(tmp_path: Path, text: str, written: str) -> None:
