@@ -111,9 +111,13 @@ class View:
         return {service_id(name): name for name in known}
 
     def routes(self) -> Iterator[Route]:
-        """Every way into a service."""
+        """Every way into a service over HTTP and gRPC; in stream there is nothing but the variable."""
         for placed in self.tree.walk():
-            if placed.directive.name in _PASSES and (found := _TARGET.match(placed.directive.first)):
+            if (
+                placed.inside("http")
+                and placed.directive.name in _PASSES
+                and (found := _TARGET.match(placed.directive.first))
+            ):
                 name = (found["braced"] or found["bare"]).lower()
                 yield Route(placed, name, found["scheme"] or "", found["rest"])
 

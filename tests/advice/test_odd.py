@@ -147,6 +147,13 @@ def test_a_configuration_that_nginx_refuses_is_judged_all_the_same(bench: Bench,
     assert bench.found("nginx-refuses")
 
 
+def test_in_stream_the_variable_alone_is_right(bench: Bench) -> None:
+    server = "server {\nlisten 127.0.0.1:{web};\nproxy_pass $gray_shop;\n}"
+    stream = f"stream {{\ninclude {{state}}/current/stream.conf;\n{server}\n}}"
+    bench.write(main=f"worker_shutdown_timeout 5m;\n{stream}")
+    assert {one.rule for one in bench.findings() if one.about == "routes"} == set()
+
+
 def test_an_included_file_that_cannot_be_understood_is_said_and_costs_nothing_else(bench: Bench) -> None:
     bench.write(http="include more/*.conf;", location=PASS, files={"more/a.conf": "server { listen 81;"})
     (found,) = bench.found("include-unread")

@@ -17,6 +17,7 @@ from grayctl.errors import (
     ConsulError,
     ConsulOverloaded,
     ConsulProtocolError,
+    ConsulTooLarge,
     ConsulUnavailable,
     ConsulUnreachable,
 )
@@ -148,7 +149,7 @@ async def test_a_unix_socket(make_consul: MakeConsul) -> None:
         (401, "ACL support disabled", ConsulDenied),
         (403, "ACL not found", ConsulDenied),
         (404, "", ConsulProtocolError),
-        (413, "too large", ConsulProtocolError),
+        (413, "too large", ConsulTooLarge),
         (429, "slow down", ConsulOverloaded),
         (500, "No cluster leader", ConsulUnavailable),
         (503, "", ConsulUnavailable),
