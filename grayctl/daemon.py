@@ -29,6 +29,7 @@ from grayctl.model.report import Result, Status
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
 from grayctl.policy.resolve import Limits
+from grayctl.policy.wire import known_keys
 from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
 from grayctl.report import build_status, disk_status, held_by, result, summary
@@ -370,6 +371,7 @@ class Daemon:
             quarantined=tuple(self._applier.ward.reasons()),
             frozen=self._brake.standing(self._applier.catalog) is not None,
             labels=self._settings.labels,
+            policy_keys=tuple(sorted(known_keys())),
         )
 
     def _refresh_metrics(self) -> None:

@@ -42,6 +42,7 @@ def apply(  # noqa: PLR0917 -- click passes options so
         NOTHING_DONE,
         carry_out,
         confirm,
+        demand_known,
         nginx_difference,
         propose,
         seen_of,
@@ -56,7 +57,8 @@ def apply(  # noqa: PLR0917 -- click passes options so
     if as_json and not (yes or dry_run):
         raise click.UsageError("--json goes with --yes or --dry-run: it does not ask")
     documents = _documents(paths)
-    stored, catalog = seen_of(settings, list(documents))
+    stored, catalog, nodes = seen_of(settings, list(documents))
+    demand_known((document for _, document in documents.values()), nodes)
     proposals = []
     for service, (text, document) in documents.items():
         one = propose(stored[service], Action.APPLY, text, document.release)

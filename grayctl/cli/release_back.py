@@ -27,6 +27,7 @@ def rollback(  # noqa: PLR0917 -- click passes options so
         NOTHING_DONE,
         carry_out,
         confirm,
+        demand_known,
         nginx_difference,
         propose,
         seen_of,
@@ -35,7 +36,7 @@ def rollback(  # noqa: PLR0917 -- click passes options so
     )
     from grayctl.consul.releases import version as read_version
     from grayctl.model.history import Action
-    from grayctl.policy.document import read_release
+    from grayctl.policy.document import read_document
 
     _demand_answer(yes, as_json)
     settings = settings_of(ctx)
@@ -44,9 +45,10 @@ def rollback(  # noqa: PLR0917 -- click passes options so
         missing = "is kept no more, or never was" if old is None else "is the end of the release: use `release delete`"
         raise GrayctlError(f"{service}: version {version} {missing}. See `grayctl release history {service}`")
     text = old.text.encode()
-    release = read_release(text, f"version {version}", service=service)
-    stored, catalog = seen_of(settings, [service])
-    proposal = propose(stored[service], Action.ROLLBACK, text, release)
+    document = read_document(text, f"version {version}", service=service)
+    stored, catalog, nodes = seen_of(settings, [service])
+    demand_known([document], nodes)
+    proposal = propose(stored[service], Action.ROLLBACK, text, document.release)
     if proposal.nothing_new:
         tell(NOTHING_DONE, [], same=[service], as_json=as_json)
     if not as_json:
@@ -73,7 +75,7 @@ def delete(ctx: click.Context, service: str, reason: str, yes: bool, as_json: bo
 
     _demand_answer(yes, as_json)
     settings = settings_of(ctx)
-    stored, catalog = seen_of(settings, [service])
+    stored, catalog, _ = seen_of(settings, [service])
     if stored[service].nothing:
         raise GrayctlError(f"{service} has no release. See `grayctl release list`")
     proposal = propose_end(stored[service])

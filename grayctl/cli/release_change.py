@@ -1,9 +1,10 @@
 """What the commands share that change releases: propose, show, ask, write, tell."""
 
+import re
 import sys
 import time
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from difflib import unified_diff
 from typing import NoReturn
@@ -15,20 +16,24 @@ from grayctl.cli.common import asked, print_json
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.once import read_catalog
 from grayctl.consul.releases import Change, Conflict, Stored, author, get_release, portions, write_releases
-from grayctl.errors import EXIT_DONE, EXIT_REFUSED, ReleaseError
+from grayctl.consul.store import read_nodes
+from grayctl.errors import EXIT_DONE, EXIT_REFUSED, GrayctlError, ReleaseError
 from grayctl.fleet.adopter import draw_salt
 from grayctl.model.catalog import Catalog
 from grayctl.model.history import Act, Action
+from grayctl.model.node import FleetNode
 from grayctl.model.release import InForce, Live, Release
 from grayctl.policy.difference import difference
-from grayctl.policy.document import read_release
+from grayctl.policy.document import Document, read_release
 from grayctl.policy.live import Ended, Unreadable, decode_live, follow, revision_of
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.policy.standing import Policies, Standing
+from grayctl.policy.wire import known_keys
 from grayctl.render.fileset import Dialect, Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import Settings
 
+_PARTS = re.compile(r"[^.\[\]]+")
 _MOST_LINES = 60  # of one service's difference for nginx
 
 
@@ -232,18 +237,34 @@ def tell(done: Done, proposals: Sequence[Proposal], *, same: Sequence[str] = (),
     sys.exit(EXIT_REFUSED if done.conflict else EXIT_DONE)
 
 
-def seen_of(settings: Settings, services: Sequence[str]) -> tuple[dict[str, Stored], Catalog]:
-    """What Consul holds of these services: their releases, instances and all lists.
+def seen_of(settings: Settings, services: Sequence[str]) -> tuple[dict[str, Stored], Catalog, tuple[FleetNode, ...]]:
+    """What Consul holds of these services: their releases, instances and all lists; and the nodes.
 
     Raises:
         ConsulError: after a few attempts.
     """
 
-    async def look(client: ConsulClient) -> tuple[dict[str, Stored], Catalog]:
+    async def look(client: ConsulClient) -> tuple[dict[str, Stored], Catalog, tuple[FleetNode, ...]]:
         stored = {service: await get_release(client, service) for service in services}
-        return stored, await context(client, settings, services)
+        return stored, await context(client, settings, services), await read_nodes(client)
 
     return asked(settings, look)
+
+
+def demand_known(documents: Iterable[Document], nodes: Iterable[FleetNode]) -> None:
+    """Refuse policies with keys that the grayctl of a live node does not know: it would keep what it serves.
+
+    Raises:
+        GrayctlError: naming each node and the keys.
+    """
+    used = {part for document in documents for path in document.places for part in _PARTS.findall(path)} & known_keys()
+    problems = [
+        f"node {one.report.node}: its grayctl {one.report.version} does not know {', '.join(sorted(missing))}"
+        for one in nodes
+        if one.live and (missing := used - set(one.report.policy_keys))
+    ]
+    if problems:
+        raise GrayctlError("\n".join((*problems, "nothing is written: upgrade grayctl there first")))
 
 
 def with_notes(proposal: Proposal, notes: Sequence[str]) -> Proposal:

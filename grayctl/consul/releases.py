@@ -25,12 +25,12 @@ from grayctl.errors import ConsulProtocolError
 from grayctl.model.catalog import Entry
 from grayctl.model.history import Act, Action, AuditEntry, Version
 from grayctl.model.release import Live
+from grayctl.policy.document import LARGEST
 from grayctl.policy.live import Ended, decode_live, encode_ended, encode_live, revision_of
 
 T = TypeVar("T")
 KEPT_VERSIONS = 50
 KEPT_ACTS = 90 * 24 * 3600.0  # seconds
-MAX_POLICY = 128 * 1024  # bytes
 _PRUNED = 8  # old entries that one change removes at most, so that a wrong clock cannot empty the audit
 _NEEDED = 4  # operations of one change, without pruning
 _SLACK = 8 * 1024  # bytes of one change beside the texts: keys, the act, what is pruned
@@ -235,7 +235,7 @@ def _record(client: ConsulClient, service: str, version: Version, *, known: bool
 
 def _replaces_an_edit(change: Change, newest: Version) -> bool:
     policy = change.seen.policy
-    if policy is None or policy.value == change.text or len(policy.value) > MAX_POLICY:
+    if policy is None or policy.value == change.text or len(policy.value) > LARGEST:
         return False  # what is too long was never in force
     return change.seen.revision != newest.revision
 

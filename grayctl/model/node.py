@@ -16,6 +16,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         quarantined: services that stay at their last good object.
         frozen: a freeze stands.
         labels: from the settings.
+        policy_keys: the keys of a policy that it understands, sorted; empty for a grayctl that knows no releases.
     """
 
     node: str
@@ -28,6 +29,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     quarantined: tuple[str, ...] = ()
     frozen: bool = False
     labels: dict[str, str] = {}
+    policy_keys: tuple[str, ...] = ()
 
 
 class FleetNode(msgspec.Struct, frozen=True, kw_only=True):

@@ -11,6 +11,7 @@ from grayctl.errors import ReleaseError
 from grayctl.model.catalog import Entry
 from grayctl.model.release import InForce, Live, Release
 from grayctl.policy.document import read_release
+from grayctl.policy.lists import entries_of
 from grayctl.policy.live import Ended, Unreadable, decode_live, revision_of
 
 
@@ -129,17 +130,10 @@ class Policies:
         for name, found in parts.items():
             known = self._lists.get(name)
             same = known is not None and known[0] == tuple(found)
-            kept[name] = known if known and same else (tuple(found), _lines(found))
+            kept[name] = known if known and same else (tuple(found), entries_of(part.value for part in found))
         self._lists = kept
         return {name: one for name, (_, one) in kept.items()}
 
 
 def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     return {entry.key.rpartition("/")[2]: entry for entry in entries}
-
-
-def _lines(parts: Iterable[Entry]) -> tuple[str, ...]:
-    """The entries of a list: one a line, blanks around them trimmed, comments and blank lines skipped."""
-    text = "\n".join(part.value.decode("utf-8", "surrogateescape") for part in parts)
-    lines = (line.strip() for line in text.split("\n"))
-    return tuple(dict.fromkeys(line for line in lines if line and not line.startswith("#") and "\0" not in line))

@@ -4,6 +4,7 @@ A scalar is taken as the text that stands there, whatever YAML would make of it;
 value in its place. So `Scalar` and `Key` are marked texts for whoever reads a shape, and plain types for the schema.
 """
 
+from functools import cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import msgspec
@@ -209,6 +210,12 @@ def schema() -> dict[str, Any]:
         "$ref": made["$ref"],
         "$defs": shapes,
     }
+
+
+@cache
+def known_keys() -> frozenset[str]:
+    """Every key that a policy may have, wherever: what a node tells the fleet that it understands."""
+    return frozenset(key for shape in schema()["$defs"].values() for key in shape.get("properties", ()))
 
 
 def _published(part: Any) -> Any:

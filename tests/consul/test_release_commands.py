@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 
 from grayctl.policy.live import revision_of
+from grayctl.policy.wire import known_keys
 from tests.support.consul import ACL_CONFIG, ACL_TOKEN, Consul, MakeConsul
 from tests.support.process import clean_env
 
@@ -191,6 +192,30 @@ def test_an_edit_by_hand_and_a_damaged_record_are_noted(desk: Desk) -> None:
     assert desk.json("release", "list")[0]["note"] == ""
     desk.consul.delete(key)
     assert "the policy's key is gone" in desk.json("release", "list")[0]["note"]
+
+
+def test_keys_that_a_live_nodes_grayctl_does_not_know_are_refused(desk: Desk) -> None:
+    """A silent node says nothing about what it will be when it comes back; a live one would keep what it serves."""
+    keys = sorted(known_keys() - {"when_empty"})
+    new = {"node": "edge-new", "id": "1", "version": "9.0", "policy_keys": sorted(known_keys())}
+    old = {"node": "edge-old", "id": "2", "version": "0.9", "policy_keys": keys}
+    desk.consul.put(
+        f"{desk.prefix}/nodes/edge-silent", json.dumps({"node": "edge-silent", "id": "3", "version": "0.1"})
+    )
+    session = desk.consul.call("PUT", "/v1/session/create", {"Behavior": "delete"})["ID"]
+    for node in (new, old):
+        desk.consul.call("PUT", f"/v1/kv/{desk.prefix}/nodes/{node['node']}?acquire={session}", node)
+    desk.run("release", "apply", desk.policy(), "--yes")
+    said = desk.run("release", "apply", desk.policy(more="when_empty: reject\n"), "--yes", code=1)
+    assert "node edge-old: its grayctl 0.9 does not know when_empty\nnothing is written: upgrade grayctl there" in said
+    assert "edge-new" not in said
+    desk.consul.delete(f"{desk.prefix}/nodes/edge-old")
+    desk.run("release", "apply", desk.policy(more="when_empty: reject\n"), "--yes")
+    desk.run("release", "apply", desk.policy(), "--yes")
+    desk.consul.call("PUT", f"/v1/kv/{desk.prefix}/nodes/edge-old?acquire={session}", old)
+    assert "does not know when_empty" in desk.run("release", "rollback", desk.service, "2", "--yes", code=1)
+    desk.run("release", "delete", desk.service, "--yes")
+    desk.consul.call("PUT", f"/v1/session/destroy/{session}")
 
 
 def test_get_prints_the_policy_as_it_was_written(desk: Desk) -> None:

@@ -11,7 +11,6 @@ import pytest
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.releases import (
     KEPT_ACTS,
-    MAX_POLICY,
     Change,
     Conflict,
     Stored,
@@ -28,6 +27,7 @@ from grayctl.consul.releases import (
 from grayctl.errors import ConsulProtocolError, ConsulTooLarge, ConsulUnreachable
 from grayctl.model.history import Act, Action
 from grayctl.model.release import Live, Slot
+from grayctl.policy.document import LARGEST
 from grayctl.policy.live import Ended, decode_live, encode_live, revision_of
 from grayctl.settings import ConsulSettings
 from tests.support.consul import Consul
@@ -249,11 +249,11 @@ async def test_the_largest_policy_fits_in_one_transaction_and_so_do_its_edits(
 ) -> None:
     """A policy of 128 KiB replaces one of 128 KiB that was edited by hand."""
     line = b'when: header("X-Age") > 18\n'
-    text = (line * (MAX_POLICY // len(line) + 1))[:MAX_POLICY]
+    text = (line * (LARGEST // len(line) + 1))[:LARGEST]
     assert await apply(client, text) == 1
     consul.put(f"{unique}/releases/shop", text[::-1])
     assert await apply(client, text, act(2)) == 3
-    assert [len(one.text) for one in await history(client, "shop")] == [MAX_POLICY] * 3
+    assert [len(one.text) for one in await history(client, "shop")] == [LARGEST] * 3
 
 
 async def test_what_no_transaction_holds_is_refused_and_portions_hold_it(client: ConsulClient, unique: str) -> None:
