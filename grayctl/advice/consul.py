@@ -149,11 +149,11 @@ def _config(view: ConsulView) -> Mapping[str, object]:
 
 def rights(view: ConsulView) -> Iterator[Finding]:
     """What the token may not read, and whether it may report."""
-    reads = [right for right in view.lacking if right.access == "read"]
+    reads = [right for right in view.lacking if right.access != "write"]
     rules = [_rule(right, view.settings.consul.prefix) for right in reads]
     rules += ['node_prefix "" { policy = "read" }'] if view.blind else []
     if rules:
-        missing = [f"{right.kind}:read on {right.name}" for right in reads]
+        missing = [f"{right.kind}:{right.access} on {right.name}" for right in reads]
         missing += [f"node:read, so that the instances of {', '.join(view.blind)} do not show"] if view.blind else []
         advice = "\n".join(dict.fromkeys(rules))
         yield LACKS.found(f"the token lacks {'; '.join(missing)}", how=How.POLICY, advice=advice)
@@ -165,7 +165,7 @@ def rights(view: ConsulView) -> Iterator[Finding]:
 
 def _rule(right: Right, prefix: str) -> str:
     if right.kind == "key":  # in one rule for all of them
-        return f'key_prefix "{prefix}/" {{ policy = "read" }}'
+        return f'key_prefix "{prefix}/" {{ policy = "{right.access}" }}'
     return f'{right.kind} "{right.name}" {{ policy = "read" }}'
 
 

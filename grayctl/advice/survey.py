@@ -32,7 +32,7 @@ from grayctl.advice.fleet import Fleet
 from grayctl.advice.machine import Machine, has_open, look, mode
 from grayctl.advice.names import host_names
 from grayctl.advice.view import View
-from grayctl.consul.client import ConsulClient
+from grayctl.consul.client import ConsulClient, Right
 from grayctl.consul.names import Resolver
 from grayctl.consul.releases import list_releases
 from grayctl.consul.store import decode_node, node_key
@@ -239,13 +239,25 @@ async def _ask(client: ConsulClient, settings: Settings, source: tuple[str, str]
         source,
         services=services,
         blind=blind,
-        lacking=await client.lacks(needed(settings, member)),
+        lacking=await _lacking(client, settings, member),
         agent=agent,
         fleet=await _fleet(client, settings),
         policies=await _policies(client),
         # HTTP's date has whole seconds: half of one is right on average
         skew=None if theirs is None else time.time() - theirs - 0.5,
     )
+
+
+async def _lacking(client: ConsulClient, settings: Settings, member: str) -> tuple[Right, ...]:
+    """Where acl.enable_key_list_policy is on, keys that one may read may yet not be listed; only trying tells."""
+    lacking = await client.lacks(needed(settings, member))
+    below = f"{settings.consul.prefix}/"
+    try:
+        await client.kv(f"{below}releases/")
+    except ConsulDenied:
+        rest = (right for right in lacking if (right.kind, right.access) != ("key", "read"))  # which list includes
+        return (Right("key", below, "list"), *rest)
+    return lacking
 
 
 async def _fleet(client: ConsulClient, settings: Settings) -> Fleet:

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.consul import ACL_CONFIG, ACL_TOKEN, Consul
+from tests.support.consul import ACL_CONFIG, ACL_TOKEN, Consul, MakeConsul
 from tests.support.edge import Edge
 from tests.support.nginx import Nginx
 from tests.support.process import wait_until
@@ -91,6 +91,29 @@ def test_every_rule_of_the_daemons_policy_is_needed(edge: Edge) -> None:
         "session": {"token-cannot-report"},
         "agent": {"agent-limits-unread"},
     }
+
+
+def test_where_listing_is_a_right_of_its_own_check_says_so_and_the_page_how(
+    tmp_path: Path, nginx: Nginx, make_consul: MakeConsul
+) -> None:
+    acl = ACL_CONFIG["acl"] | {"enable_key_list_policy": True}
+    edge = Edge(tmp_path, nginx, make_consul(token=ACL_TOKEN, config={"acl": acl}))
+    try:
+        edge.backend("a")
+        assert edge.cli("init", "--service", "shop").returncode == 0
+        policy = rules(edge, "agent")
+        give_token(edge, policy)
+        (found,) = [one for one in json.loads(edge.cli("check", "--json").stdout) if one["rule"] == "token-lacks"]
+        rule = f'key_prefix "{edge.folder.name}/" {{ policy = "list" }}'
+        assert found["advice"] == rule
+        give_token(edge, [rule, *(one for one in policy if not one.startswith("key_prefix"))])
+        assert consul_findings(edge) == set()
+        edge.nginx.start()
+        edge.run()
+        wait_until(lambda: edge.serves("a"), "a is served")
+        assert "grayctl_consul_denied_queries 0.0" in edge.page("/metrics")
+    finally:
+        edge.close()
 
 
 def test_a_right_that_is_taken_away_is_said_by_status_and_metrics(edge: Edge) -> None:
