@@ -227,7 +227,7 @@ class _Reader:
     def _explicit(self, shape: ExplicitShape, named: tuple[str, ...]) -> Explicit:
         if self._protocol is Protocol.TCP:
             self._problems.add(shape.given.place, "", "cannot be in a tcp service", "It needs headers or cookies")
-        versions = [self._version(one) for one in shape.versions or []]
+        versions = [self._version(one) for one in texts(shape.versions or [])]
         return Explicit(
             input=self._one_named(shape) or Input(Source.HEADER),
             versions=tuple(sorted(set(versions or named))),

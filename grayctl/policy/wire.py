@@ -71,7 +71,7 @@ class Operators(Shape):
 
 Value = Scalar | List | Operators
 Values = Annotated[dict[Key, Value], _Some]
-_DEVICE = {"enum": list(Device)}
+_DEVICES = {"if": {"type": "string"}, "then": {"enum": list(Device)}, "items": {"enum": list(Device)}}
 
 
 class Match(Shape):
@@ -82,16 +82,12 @@ class Match(Shape):
     query: Annotated[Values | None, Meta(description="Query parameter -> what its value must be.")] = None
     path: Annotated[Value | None, Meta(description="The decoded, normalised path, without the query.")] = None
     host: Annotated[Value | None, Meta(description="The host without port; *.example.com is every subdomain.")] = None
-    port: Annotated[Texts | None, Meta(description="The port that nginx was reached on.")] = None
+    port: Annotated[Value | None, Meta(description="The port that nginx was reached on.")] = None
     method: Annotated[Value | None, Meta(description="The method, in upper case.", examples=["GET"])] = None
     client_ip: Annotated[Value | None, Meta(description="Addresses and networks, or {in_list: NAME}.")] = None
-    region: Annotated[Texts | None, Meta(description="Any of these regions; `regions` defines them.")] = None
+    region: Annotated[Value | None, Meta(description="Any of these regions; `regions` defines them.")] = None
     device: Annotated[
-        Texts | None,
-        Meta(
-            description="Any of these devices, by User-Agent.",
-            extra_json_schema={"oneOf": [_DEVICE, {"type": "array", "items": _DEVICE}]},
-        ),
+        Value | None, Meta(description="Any of these devices, by User-Agent.", extra_json_schema=_DEVICES)
     ] = None
     identity: Annotated[Value | None, Meta(description="The user, by the policy's `identity`.")] = None
 
@@ -123,9 +119,7 @@ class RouteShape(Shape):
 class ExplicitShape(NamedInput):
     """A request may name its version in one header, cookie or query parameter."""
 
-    versions: Annotated[
-        Annotated[list[Version], _Some] | None, Meta(description="Which; by default all that the policy names.")
-    ] = None
+    versions: Annotated[Texts | None, Meta(description="Which; by default all that the policy names.")] = None
     from_: Annotated[Texts | None, Meta(description="The networks from which it may.")] = field(
         name="from", default=None
     )
