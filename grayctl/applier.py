@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from grayctl.policy.guard import Hold
 
 RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
+_DRIFT_EVERY = 5.0  # seconds; a look costs a stat for each file that nginx reads
 
 
 class Applier:
@@ -112,6 +113,23 @@ class Applier:
         """Converge whenever it is due, until cancelled."""
         while True:
             await self.converge(retry=await self._until_due())
+
+    async def follow_disk(self) -> None:
+        """Notice, without any event, that what stands was changed on disk, and have it mended, until cancelled.
+
+        Nginx serves on from memory meanwhile; but it could not start.
+        """
+        told: list[str] = []
+        while True:
+            await asyncio.sleep(_DRIFT_EVERY)
+            if self.parts is None or self.busy.locked():
+                continue
+            drift = self.parts.converger.drift()
+            if drift and drift != told:
+                self._log.warning("drifted", changed=drift)
+            if drift:
+                self.ask("what stands was changed on disk")
+            told = drift
 
     async def _until_due(self) -> bool:
         """Sleep until a change, a retry or the end of a hold is due; True for a retry."""

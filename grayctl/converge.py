@@ -122,6 +122,13 @@ class Converger:
         """The generation that stands; None before the first."""
         return self._serving
 
+    def drift(self) -> list[str]:
+        """What somebody else changed on disk of the generation that stands, a line each; the next converge mends it."""
+        serving, current = self._serving, self._store.root / "current"
+        if serving is None or self._store.stands(serving):
+            return []
+        return self._store.damage(serving) or [f"{current}: does not lead to generation {serving.number}"]
+
     def served(self, service: str) -> ObjectHeader | None:
         """What nginx serves for a service now, which a freeze or a quarantine may keep from what is wanted."""
         one = self._good.get(service)

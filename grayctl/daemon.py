@@ -84,6 +84,7 @@ class Daemon:
                         ("watch", self._watch()),
                         ("apply", self._apply()),
                         ("nginx", self._follow_nginx()),
+                        ("disk", self._applier.follow_disk()),
                         ("watchdog", self._feed_watchdog()),
                     )
                 ]
