@@ -10,8 +10,9 @@ import pytest
 
 from tests.support.disk import Disk
 from tests.support.edge import Edge
+from tests.support.nginx import current_object
 from tests.support.ordeal import Ordeal, fault
-from tests.support.process import start, wait_until
+from tests.support.process import wait_until
 
 
 @pytest.fixture
@@ -126,10 +127,6 @@ def current(state_dir: Path) -> Path:
     return (state_dir / "current").resolve()
 
 
-def the_object(state_dir: Path) -> Path:
-    return next((state_dir / "objects").glob("shop-*.conf"))
-
-
 def garble(path: Path) -> None:
     path.unlink(missing_ok=True)
     path.write_bytes(b"\x00garbled{{{\xff\n")
@@ -141,8 +138,8 @@ def remove_everything(state_dir: Path) -> None:
 
 
 DAMAGE: dict[str, Callable[[Path], object]] = {
-    "an object is deleted": lambda state: the_object(state).unlink(),
-    "an object is garbled": lambda state: garble(the_object(state)),
+    "an object is deleted": lambda state: current_object(state).unlink(),
+    "an object is garbled": lambda state: garble(current_object(state)),
     "the entry file is deleted": lambda state: (current(state) / "http.conf").unlink(),
     "the entry file is garbled": lambda state: garble(current(state) / "http.conf"),
     "the manifest is garbled": lambda state: garble(current(state) / "manifest.json"),
@@ -184,6 +181,25 @@ def test_damaged_while_down(ordeal: Ordeal, what: str) -> None:
         assert not ordeal.cold.refusal()
 
 
+@pytest.mark.parametrize(
+    "what",
+    [
+        fault("state directory", f"{text}, and nothing changes", text)
+        for text in ("an object is deleted", "the current generation is removed", "the current link is removed")
+    ],
+)
+def test_damaged_and_nothing_changes(ordeal: Ordeal, what: str) -> None:
+    """Found within seconds, since nginx could not start as long as it lasts."""
+    edge = ordeal.edge
+    ordeal.begin()
+    with ordeal.endured(within=10):
+        with ordeal.cold.resting():
+            DAMAGE[what](edge.nginx.state_dir)
+            assert ordeal.cold.refusal()
+            wait_until(lambda: not ordeal.cold.refusal(), "it is mended", interval=0.2)
+        assert edge.events("drifted")
+
+
 # ------------------------------------------------------------ descriptors
 
 
@@ -207,7 +223,9 @@ def test_few_descriptors_at_the_start(ordeal: Ordeal) -> None:
     ordeal.grayctl = "restarted"
     with ordeal.endured(within=20):
         edge.down()
-        edge.process = start(["prlimit", "--nofile=12:1024", *edge.command("run")], log=edge.log)
+        edge.under = ("prlimit", "--nofile=12:1024")
+        edge.run(wait=False)
         wait_until(lambda: edge.events("cannot_begin"), "it says that it cannot begin")
         ordeal.change()
+        assert edge.process is not None
         resource.prlimit(edge.process.pid, resource.RLIMIT_NOFILE, (1024, 1024))

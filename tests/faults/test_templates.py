@@ -1,6 +1,5 @@
 """Templates that break while grayctl runs, or before it starts."""
 
-import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -8,6 +7,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.edge import Edge
+from tests.support.nginx import current_object
 from tests.support.ordeal import Ordeal, fault
 from tests.support.process import wait_until
 
@@ -153,6 +153,4 @@ def test_directory_gone(ordeal: Ordeal, folder: Path) -> None:
         reread_failed(edge, "is no directory")
         shutil.move(away, folder)
         edge.hang_up()
-        entry = (edge.nginx.state_dir / "current" / "http.conf").read_text(encoding="utf-8")
-        (name,) = re.findall(r"objects/(shop-\w+\.conf)", entry)
-        assert "max_fails=0" in (edge.nginx.state_dir / "objects" / name).read_text(encoding="utf-8")
+        assert "max_fails=0" in current_object(edge.nginx.state_dir).read_text(encoding="utf-8")

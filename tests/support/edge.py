@@ -59,6 +59,7 @@ class Edge:
         self.log = folder / "grayctl.log"
         self.metrics_port = free_ports(1)[0]
         self.consul_address = consul.address  # a proxy's, where something stands between
+        self.under: tuple[str, ...] = ()
         self.process: subprocess.Popen[bytes] | None = None
         self.backends: dict[str, Backend] = {}
         self.configure()
@@ -118,8 +119,8 @@ socket = "{self.folder}/control.sock"
         wait_until(lambda: self.page("/readyz") == "ready\n", "grayctl is ready")
 
     def run(self, *, wait: bool = True) -> None:
-        """Start the daemon."""
-        self.process = start(self.command("run"), log=self.log)
+        """Start the daemon, by `under` where that is given: a program that replaces itself by its arguments."""
+        self.process = start([*self.under, *self.command("run")], log=self.log)
         if wait:
             wait_until(lambda: self.status() is not None, "the control socket answers")
 

@@ -3,6 +3,7 @@
 import contextlib
 import http.client
 import os
+import re
 import shutil
 import signal
 import threading
@@ -237,6 +238,14 @@ http {{
 
 def _object(service: str, content: str) -> Object:
     return Object(service, service, content_sha(content), content, f"# {service}\n")
+
+
+def current_object(state_dir: Path, slug: str = "shop") -> Path:
+    """The file of a service that the current generation includes."""
+    entry = (state_dir / "current" / "http.conf").read_text(encoding="utf-8")
+    found = re.search(rf"objects/{slug}-\w+\.conf", entry)
+    assert found is not None, f"the current generation includes no object of {slug}"
+    return state_dir / found.group()
 
 
 def _kill(pids: list[int]) -> None:
