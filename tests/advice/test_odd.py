@@ -171,7 +171,7 @@ ARGUMENTS = """
 / ~ = off on http://$gray_shop http://$gray_shop/x ${gray_shop} grpc://$gray_y:1 $gray_ $gray_shop unix:/s 0
 64k 127.0.0.1:8409 [::1]:8410 8408 *:1 Host Connection close 1.0 1.1 http://[ a.b:1 https://h.example/x ''
 /var/lib/grayctl/current/http.conf /var/lib/grayctl/current/*.conf /var/lib/grayctl/snippets/shop.conf
-x/*.conf ./nginx.conf 'a_b;' syslog:server=a stderr /dev/null $x$y
+x/*.conf ./nginx.conf a_b syslog:server=a stderr /dev/null $x$y
 """
 NOT_OPTIMAL = (
     "could not build optimal variables_hash, you should increase either variables_hash_max_size: 1 or "
