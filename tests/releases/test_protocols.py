@@ -5,11 +5,8 @@ import contextlib
 import http.client
 import http.server
 import socket
-import socketserver
-import threading
 from collections import Counter
 from collections.abc import Iterator
-from concurrent import futures
 from pathlib import Path
 
 import aiohttp
@@ -21,6 +18,7 @@ from aiohttp import web
 
 from grayctl.policy.explain import explain
 from grayctl.policy.request import Request
+from tests.releases.clients import grpc_server, hears, speaker, threaded
 from tests.releases.site import STREAM_MODULE, Instance, plan_of, served
 from tests.support.ports import free_ports
 
@@ -32,35 +30,7 @@ routes: [{name: testers, match: {header: {X-Version: v2}}, to: v2}]
 """
 
 
-@contextlib.contextmanager
-def threaded(handler: type[socketserver.BaseRequestHandler], port: int) -> Iterator[None]:
-    with http.server.ThreadingHTTPServer(("127.0.0.1", port), handler) as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
-        thread.start()
-        try:
-            yield
-        finally:
-            server.shutdown()
-            thread.join()
-
-
 # ---------------------------------------------------------------- TCP
-
-
-def _speaker(version: str) -> type[socketserver.BaseRequestHandler]:
-    class Speaker(socketserver.BaseRequestHandler):
-        def handle(self) -> None:
-            self.request.sendall(version.encode())
-
-    return Speaker
-
-
-def _hears(port: int, source: str) -> str:
-    with socket.create_connection(("127.0.0.1", port), timeout=5, source_address=(source, 0)) as connection:
-        heard = b""
-        while part := connection.recv(100):
-            heard += part
-        return heard.decode()
 
 
 @pytest.mark.skipif(not STREAM_MODULE.exists(), reason="this nginx's stream is not Debian's libnginx-mod-stream")
@@ -77,17 +47,17 @@ routes: [{name: office, match: {client_ip: 127.8.0.0/16}, to: v2}]
     listen = f"server {{ listen 127.0.0.1:{edge}; proxy_pass $gray_queue; }}"
     seen: Counter[str] = Counter()
     with (
-        threaded(_speaker("v1"), one),
-        threaded(_speaker("v2"), two),
+        threaded(speaker("v1"), one),
+        threaded(speaker("v2"), two),
         served(tmp_path, [plan], stream=listen, ports=[edge]),
     ):
         for number in range(1, 60):
             source = f"127.0.1.{number}"
-            heard = _hears(edge, source)
+            heard = hears(edge, source)
             told = explain("queue", "queue", plan.tables, Request(address=source))
-            assert heard == told.version == _hears(edge, source), "an address keeps its version"
+            assert heard == told.version == hears(edge, source), "an address keeps its version"
             seen[heard] += 1
-        assert {_hears(edge, f"127.8.0.{number}") for number in range(1, 9)} == {"v2"}
+        assert {hears(edge, f"127.8.0.{number}") for number in range(1, 9)} == {"v2"}
     assert seen.keys() == {"v1", "v2"}
 
 
@@ -97,23 +67,10 @@ def test_tcp_without_any_instance_is_closed(tmp_path: Path) -> None:
     plan = plan_of("service: queue\nprotocol: tcp\nstable: v1\n", [])
     listen = f"server {{ listen 127.0.0.1:{edge}; proxy_pass $gray_queue; }}"
     with served(tmp_path, [plan], stream=listen, ports=[edge]):
-        assert _hears(edge, "127.0.0.1") == ""
+        assert hears(edge, "127.0.0.1") == ""
 
 
 # ---------------------------------------------------------------- gRPC
-
-
-def _grpc_server(version: str, port: int) -> grpc.Server:
-    def greet(request: bytes, context: grpc.ServicerContext) -> bytes:
-        told = dict(context.invocation_metadata())
-        return f"{version} {request.decode()} {told.get('x-gray-version')}".encode()
-
-    server = grpc.server(futures.ThreadPoolExecutor(max_workers=4))
-    handler = grpc.unary_unary_rpc_method_handler(greet)
-    server.add_generic_rpc_handlers([grpc.method_handlers_generic_handler("Greeter", {"Greet": handler})])
-    assert server.add_insecure_port(f"127.0.0.1:{port}") == port
-    server.start()
-    return server
 
 
 def test_grpc_calls_on_one_channel_go_where_each_ones_metadata_says(tmp_path: Path) -> None:
@@ -122,7 +79,7 @@ def test_grpc_calls_on_one_channel_go_where_each_ones_metadata_says(tmp_path: Pa
     plan = plan_of(policy, [Instance(one, "v1"), Instance(two, "v2")])
     location = f"include {tmp_path}/shop.snippet; grpc_pass grpc://$gray_shop;"
     listen = f"server {{ listen 127.0.0.1:{edge} http2; location / {{ {location} }} }}"
-    servers = [_grpc_server("v1", one), _grpc_server("v2", two)]
+    servers = [grpc_server("v1", one, "Greeter"), grpc_server("v2", two, "Greeter")]
     try:
         with (
             served(tmp_path, [plan], http=listen, ports=[edge]),
