@@ -1,4 +1,4 @@
-"""`python -m tests.bench served|churn|flap|draw`: see docs/benchmarks.md."""
+"""`python -m tests.bench served|churn|judge|flap`: see docs/benchmarks.md."""
 
 import argparse
 import os
@@ -24,23 +24,22 @@ def main() -> int:
     one = commands.add_parser("churn", help="what grayctl takes under constant churn, and whether it grows")
     one.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between two samples (default 3)")
+    one = commands.add_parser("judge", help="judge the samples of a churn run again, and draw them beside it")
+    one.add_argument("samples", type=Path, help="the JSON that the run has written")
     one = commands.add_parser(
         "flap", help="an instance flaps while nginx is under load, grayctl beside consul-template"
     )
     one.add_argument("--seconds", type=int, default=60, help="for each contender (default 60)")
-    one = commands.add_parser("draw", help="draw the samples of a churn run again")
-    one.add_argument("samples", type=Path, help="the JSON that a run has written")
-    one.add_argument("picture", type=Path, help="the SVG to write")
     options = parser.parse_args()
     match options.command:
         case "served":
             return _served(options.changes)
         case "churn":
-            return _churn(options.minutes, options.every)
-        case "flap":
-            return _flap(options.seconds)
+            return _judge(_save("churn", churn.run(options.minutes * 60, options.every)))
+        case "judge":
+            return _judge(options.samples)
         case _:
-            return _draw(options.samples, options.picture)
+            return _flap(options.seconds)
 
 
 def _save(name: str, results: object, **more: object) -> Path:
@@ -78,10 +77,12 @@ def _row(one: served.Result) -> str:
 # ---------------------------------------------------------------- churn
 
 
-def _churn(minutes: float, every: float) -> int:
-    run = churn.run(minutes * 60, every)
+def _judge(samples: Path) -> int:
+    """Say what a churn run came to, and draw it; returns 1 when something grew, passed its bound or was left."""
+    run = msgspec.convert(msgspec.json.decode(samples.read_bytes())["results"], churn.Run)
     judged = figures(run.samples, run.keep)
-    print(f"{minutes:g} minutes of churn: {churn.SERVICES} services of about {churn.INSTANCES} instances\n")
+    title = f"{run.seconds / 60:g} minutes of churn: {churn.SERVICES} services of about {churn.INSTANCES} instances"
+    print(f"{title}\n")
     print("changed: " + ", ".join(f"{name} {count}" for name, count in sorted(run.done.items())))
     print("logged: " + ", ".join(f"{name} {count}" for name, count in sorted(run.events.items())) + "\n")
     print(f"{'':30}{'level':>10}{'rise':>9}{'allowed':>9}{'peak':>10}{'bound':>7}")
@@ -92,7 +93,8 @@ def _churn(minutes: float, every: float) -> int:
     print(f"\ngrayctl's CPU: {_share(run, 'cpu', seconds)}, its children's: {_share(run, 'cpu_children', seconds)}")
     print(f"at rest: {last.children} children, {last.leaving} workers shutting down, {last.pending} journal files,")
     print(f"{last.leftovers} temporary files, {len(run.unused)} objects that no generation uses")
-    _draw(_save("churn", run))
+    draw(run.samples, samples.with_suffix(".svg"), title)
+    print(f"picture: {samples.with_suffix('.svg')}")
     failed = [figure.name for figure in judged if not figure.passed] + run.left
     print(f"FAILED: {', '.join(failed)}" if failed else "nothing grew, nothing passed its bound, nothing was left")
     return 1 if failed else 0
@@ -107,15 +109,6 @@ def _line(one: Figure) -> str:
 
 def _share(run: churn.Run, field: str, seconds: float) -> str:
     return f"{100 * (getattr(run.samples[-1], field) - getattr(run.samples[0], field)) / seconds:.1f} %"
-
-
-def _draw(samples: Path, picture: Path | None = None) -> int:
-    """Draw what a churn run has written, beside it unless told otherwise."""
-    picture = picture or samples.with_suffix(".svg")
-    run = msgspec.convert(msgspec.json.decode(samples.read_bytes())["results"], churn.Run)
-    draw(run.samples, picture, f"{run.seconds / 60:g} minutes of churn")
-    print(f"picture: {picture}")
-    return 0
 
 
 # ---------------------------------------------------------------- flap

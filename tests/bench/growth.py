@@ -8,7 +8,7 @@ import msgspec
 from tests.bench.resources import Sample
 
 _MIB = 1024 * 1024
-_TAKEN = 0.05
+_TAKEN = 0.05  # how far what processes take may rise over the judged part, as a share of its own level
 WARM_UP = 0.25  # of the run; what comes after it is judged
 _WINDOW = 20  # samples over which log bytes a reload are counted
 
@@ -41,22 +41,27 @@ class Figure(msgspec.Struct, frozen=True, kw_only=True):
         return self.rise <= self.allowed and (self.bound is None or self.peak <= self.bound)
 
 
-def figures(samples: Sequence[Sample], keep: int, *, written: float = 0.25) -> list[Figure]:
+def figures(samples: Sequence[Sample], keep: int, *, memory: float = 0.1, written: float = 0.5) -> list[Figure]:
     """Every figure that a run is judged by.
 
-    The bound on generations: `keep` that stood, twenty candidates that did not, and those of the journal and the last
-    proof; or, while nothing passes the check, twice `keep`, and the one being written.
+    The bound on generations, and on the sets of snippets that they link: `keep` that stood, twenty candidates that did
+    not, and those of the journal and the last proof; or, while nothing passes the check, twice `keep`, and the one that
+    is being written.
 
     Args:
         samples: in the order of time.
         keep: `keep_generations`.
-        written: how far what is on disk and in the log may rise over the judged part, as a share of its own level; it
-            follows what the latest generations changed. What processes take may rise by a twentieth.
+        memory: how far the memory of a process may rise over the judged part, as a share of its own level. A tenth,
+            since Python rebuilds its table of interned strings, which has every path component that pathlib ever saw,
+            in steps of almost 2 MiB, some ten minutes apart.
+        written: the same for what is on disk and in the log. A half, since it follows what the latest generations
+            changed, and the twenty refused candidates that are kept turn over only in about half an hour.
     """
+    generations = max(2 * keep, keep + 20) + 3
     rows: list[tuple[str, str, Callable[[Sample], float], float, float | None]] = [
-        ("grayctl RSS", "MiB", lambda one: one.rss / _MIB, _TAKEN, None),
-        ("grayctl RSS, anonymous", "MiB", lambda one: one.anonymous / _MIB, _TAKEN, None),
-        ("nginx master RSS", "MiB", lambda one: one.nginx_rss / _MIB, _TAKEN, None),
+        ("grayctl RSS", "MiB", lambda one: one.rss / _MIB, memory, None),
+        ("grayctl RSS, anonymous", "MiB", lambda one: one.anonymous / _MIB, memory, None),
+        ("nginx master RSS", "MiB", lambda one: one.nginx_rss / _MIB, memory, None),
         ("descriptors", "", lambda one: one.descriptors, _TAKEN, 100),
         ("threads", "", lambda one: one.threads, _TAKEN, 24),
         ("children", "", lambda one: one.children, _TAKEN, 2),
@@ -64,9 +69,9 @@ def figures(samples: Sequence[Sample], keep: int, *, written: float = 0.25) -> l
         ("lines of /metrics", "", lambda one: one.series, _TAKEN, None),
         ("nginx workers", "", lambda one: one.workers, _TAKEN, None),
         ("workers shutting down", "", lambda one: one.leaving, _TAKEN, 12),
-        ("generations", "", lambda one: one.generations, written, max(2 * keep, keep + 20) + 3),
+        ("generations", "", lambda one: one.generations, written, generations),
         ("objects", "", lambda one: one.objects, written, None),
-        ("snippet sets", "", lambda one: one.snippet_sets, written, None),
+        ("snippet sets", "", lambda one: one.snippet_sets, written, generations),
         ("journal files", "", lambda one: one.pending, _TAKEN, 1),
         ("temporary files", "", lambda one: one.leftovers, _TAKEN, 4),
         ("state directory", "KiB", lambda one: one.state_bytes / 1024, written, None),

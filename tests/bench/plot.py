@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from tests.bench.resources import Sample
 
 _MIB = 1024 * 1024
-_MOST_POINTS = 400
+_MOST_POINTS = 200
 _Get = Callable[[Sample], float]
 _PANELS: tuple[tuple[str, dict[str, _Get]], ...] = (
     (
@@ -47,7 +47,7 @@ _PANELS: tuple[tuple[str, dict[str, _Get]], ...] = (
 
 
 def draw(samples: Sequence[Sample], path: Path, title: str) -> None:
-    """Write the curves of a run; every n-th sample where there are many."""
+    """Write the curves of a run as SVG; every n-th sample where there are many."""
     mpl.rcParams["svg.fonttype"] = "none"  # text as text: small, and searchable
     mpl.rcParams["svg.hashsalt"] = "grayctl"  # the same run gives the same file
     shown = samples[:: max(1, len(samples) // _MOST_POINTS)]

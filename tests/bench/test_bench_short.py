@@ -15,7 +15,7 @@ def test_three_changes_are_served() -> None:
 def test_a_minute_of_churn_grows_nothing_and_leaves_nothing() -> None:
     run = churn.run(60, 0.5, keep=5)
     # in its first minute the state directory still fills up: its bounds, and what is left in the end, judge it
-    judged = figures(run.samples, run.keep, written=math.inf)
+    judged = figures(run.samples, run.keep, memory=0.05, written=math.inf)
     assert [one for one in judged if not one.passed] == []
     assert run.left == []
     assert run.done["service forgotten"] > 0

@@ -59,11 +59,11 @@ def test_nothing_that_stays_as_it_is_fails() -> None:
 @pytest.mark.parametrize(
     ("field", "start", "each", "name"),
     [
-        ("anonymous", 30 * _MIB, 5 * 1024, "grayctl RSS, anonymous"),
+        ("anonymous", 30 * _MIB, 8 * 1024, "grayctl RSS, anonymous"),
         ("descriptors", 40, 1 / 150, "descriptors"),
         ("threads", 4, 1 / 100, "threads"),
-        ("objects", 120, 1 / 10, "objects"),
-        ("state_bytes", 200_000, 200, "state directory"),
+        ("objects", 120, 1 / 3, "objects"),
+        ("state_bytes", 200_000, 500, "state directory"),
         ("series", 90, 1 / 60, "lines of /metrics"),
         ("pending", 0, 1 / 150, "journal files"),
     ],
