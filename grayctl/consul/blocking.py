@@ -14,8 +14,9 @@ T = TypeVar("T")
 # An answer within this many seconds to a question that Consul could have held means: do not spin.
 _AT_ONCE = 0.05
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
-# Real news that keep coming at once are churn: wait a little and read many changes as one, but never long.
-_LONGEST_NEWS_PAUSE = 0.2
+# An index that keeps moving at once is churn, whether or not the content came back to what it was: wait a little and
+# read many changes as one, but never long.
+_LONGEST_CHURN_PAUSE = 0.2
 _EARLY = 0.9
 
 
@@ -76,7 +77,7 @@ class Memory(Generic[T]):
             news=news,
             woke=woke,
             calm=early or spins,
-            pause=min(pause, _LONGEST_NEWS_PAUSE) if news else pause,
+            pause=min(pause, _LONGEST_CHURN_PAUSE) if news or woke else pause,
         )
 
     def is_news(self, value: T) -> bool:
