@@ -2,8 +2,9 @@
 
 An instance that its own check calls critical leaves at once, and so do a few that were deregistered. But when more
 than `guard.max_loss` of everything known is gone at once, or lost with the check of its node, then rather Consul, the
-network or a site has failed than each of these instances: they stay in use beside whatever else there is, until they
-are back, until it has lasted `guard.hold`, or until somebody says that it is meant (`grayctl guard accept`).
+network or a site has failed than each of these instances: they stay in use beside whatever else there is, until as
+many are there as before, until it has lasted `guard.hold`, or until somebody says that it is meant (`grayctl guard
+accept`).
 
 "At once" is within `guard.window`: nodes that fail together are declared dead one after another.
 """
@@ -92,7 +93,9 @@ class Guard:
         }
         known = sum(sight.most for sight in sights.values())
         lost = sum(sight.lost for sight in sights.values())
-        if known < settings.min_instances or lost <= settings.max_loss * known:
+        # A hold that has begun waits for all: when half of them are back the others are no less alive.
+        believable = 0 if self.hold else settings.max_loss * known
+        if known < settings.min_instances or lost <= believable:
             return Guard(sights)
         since = self.hold.since if self.hold else now
         hold = Hold(since, since + settings.hold, lost, known)

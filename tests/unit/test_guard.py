@@ -99,8 +99,18 @@ def test_while_it_holds_new_instances_are_served_beside_the_kept_ones() -> None:
     site.look(0, shop=range(12))
     assert site.look(1, shop=[]) == {"shop": list(range(12))}
     assert site.look(2, shop=[50]) == {"shop": list(range(12))}
-    # enough are there again: what is still absent has left
-    assert site.look(3, shop=range(50, 56)) == {}
+    assert site.look(3, shop=range(50, 61)) == {"shop": list(range(12))}
+    # as many are there again: what is still absent was replaced
+    assert site.look(4, shop=range(50, 62)) == {}
+
+
+def test_those_who_come_back_one_after_another_do_not_give_up_the_others() -> None:
+    """Consul lost its state and everybody registers again: whoever is last lives as well as the first."""
+    site = Site()
+    site.look(0, shop=range(12))
+    for back in range(12):
+        assert site.look(1 + back, shop=range(back)) == {"shop": list(range(back, 12))}
+    assert site.look(20, shop=range(12)) == {}
     assert site.guard.hold is None
 
 
