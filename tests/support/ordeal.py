@@ -116,12 +116,12 @@ class Ordeal:
     prober: Prober = field(init=False)
     cold: ColdStarts = field(init=False)
 
-    def begin(self) -> None:
-        """Two instances, served."""
-        for name in ("one", "two"):
+    def begin(self, *names: str) -> None:
+        """Instances of these names, or two, and those that there are already, served."""
+        for name in names or ("one", "two"):
             self.edge.backend(name)
         self.edge.up()
-        wait_until(lambda: self.edge.serves("one", "two"), "both instances are served")
+        wait_until(lambda: self.edge.serves(*self.edge.backends), "all instances are served")
 
     def change(self) -> None:
         """A new instance, registered while the fault lasts."""
