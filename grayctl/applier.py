@@ -17,6 +17,7 @@ from grayctl.converge import Wanted
 from grayctl.errors import NginxError, StateError, TemplateError
 from grayctl.metrics import Metrics, outcome_name
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
+from grayctl.model.plan import Plan
 from grayctl.pace import Pace
 from grayctl.policy.standing import Unled
 from grayctl.quarantine import Ward
@@ -46,6 +47,7 @@ class Applier:
         last: the newest outcome.
         first: set once there is one.
         caveat: what is wrong beside the newest outcome, for who reads the status; empty when nothing is.
+        drained: ids of the drained instances that what stands is without, by service.
         busy: held while a change is under way; whoever else moves nginx takes it.
     """
 
@@ -54,6 +56,7 @@ class Applier:
         self.blocked = "starting"
         self.catalog: Catalog | None = None
         self.last: Outcome | None = None
+        self.drained: dict[str, tuple[str, ...]] = {}
         self.first = asyncio.Event()
         self.caveat = ""
         self.busy = asyncio.Lock()
@@ -210,6 +213,8 @@ class Applier:
             self._retry_at, self._retry_delay = None, RETRY_FIRST
         self._metrics.record(outcome, waited, total)
         if self.parts is not None and self.parts.converger.plan is not None:
+            if isinstance(outcome, Applied | Unchanged):
+                self.drained = self._without(self.parts.converger.plan)
             self._metrics.describe(self.parts.converger.plan, len(self.ward.cases))
         if outcome != self.last and not isinstance(outcome, Unchanged):
             level = self._log.info if isinstance(outcome, Applied) else self._log.warning
@@ -225,6 +230,10 @@ class Applier:
         waits = "waiting for a complete catalog from Consul" if self.parts else f"cannot begin: {self.blocked}"
         now = summary(self.last) if self.last else waits
         systemd.notify(STATUS=f"{now}; {self.caveat}" if self.caveat else now)
+
+    def _without(self, plan: Plan) -> dict[str, tuple[str, ...]]:
+        held = self.ward.cases
+        return {name: one.drained for name, one in plan.services.items() if one.drained and name not in held}
 
     def _tell_quarantine(self) -> None:
         """One event for each service that entered or left quarantine."""

@@ -373,6 +373,8 @@ class Daemon:
             frozen=self._brake.standing(self._applier.catalog) is not None,
             labels=self._settings.labels,
             policy_keys=tuple(sorted(known_keys())),
+            drained=self._applier.drained,
+            old_workers=parts.site.lingering if parts else 0,
         )
 
     def _refresh_metrics(self) -> None:

@@ -21,6 +21,8 @@ _COMMANDS = {
     "generation": ("generation", "List, show, compare and roll back generations."),
     "freeze": ("freeze", "Stop every change, on this node or the fleet."),
     "unfreeze": ("freeze", "Let changes through again."),
+    "drain": ("drain", "Take an instance out by hand, on every node."),
+    "undrain": ("drain", "Let a drained instance serve again."),
     "guard": ("guard", "Let go what the guard keeps in use."),
     "forget": ("forget", "End the name of a service that nothing needs any more."),
     "release": ("release", "Policies: lint, apply, compare, roll back."),

@@ -5,7 +5,9 @@ import msgspec
 from grayctl.consul.client import ConsulClient, bounded
 from grayctl.errors import ConsulProtocolError
 from grayctl.model.catalog import Entry, Freeze
+from grayctl.model.drain import Drains
 from grayctl.model.node import FleetNode, NodeReport
+from grayctl.policy.drains import decode_drains
 
 
 def freeze_key(prefix: str) -> str:
@@ -88,3 +90,34 @@ def decode_node(entry: Entry) -> FleetNode:
         return FleetNode(report=msgspec.json.decode(entry.value, type=NodeReport), session=entry.session)
     except (UnicodeDecodeError, msgspec.DecodeError) as error:
         raise ConsulProtocolError(f"{entry.key}: this is no node report: {error}. Delete the key") from error
+
+
+# ---------------------------------------------------------------- drains
+
+
+async def read_drains(client: ConsulClient, service: str) -> tuple[Entry | None, Drains]:
+    """A service's drained instances, and the entry to compare with when they are written.
+
+    Raises:
+        ConsulError: after a few attempts.
+        ConsulProtocolError: they cannot be read.
+    """
+    found = await bounded(lambda: client.entry(_drains_key(client, service)))
+    if found is None:
+        return None, Drains()
+    drains = decode_drains(found)
+    if isinstance(drains, str):
+        raise ConsulProtocolError(drains)
+    return found, drains
+
+
+async def put_drains(client: ConsulClient, service: str, drains: Drains, *, seen: Entry | None) -> bool:
+    """Write them, if they still are as `seen`; returns and raises as `put_freeze`."""
+    key, index = _drains_key(client, service), seen.modify_index if seen else 0
+    if not drains.instances and seen is not None:
+        return await client.delete(key, cas=index)
+    return await client.put(key, msgspec.json.encode(drains), cas=index)
+
+
+def _drains_key(client: ConsulClient, service: str) -> str:
+    return f"{client.settings.prefix}/drains/{service}"

@@ -17,6 +17,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         frozen: a freeze stands.
         labels: from the settings.
         policy_keys: the keys of a policy that it understands, sorted; empty for a grayctl that knows no releases.
+        drained: ids of the drained instances that what stands is without, by service.
+        old_workers: workers of earlier generations that still finish.
     """
 
     node: str
@@ -30,6 +32,8 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     frozen: bool = False
     labels: dict[str, str] = {}
     policy_keys: tuple[str, ...] = ()
+    drained: dict[str, tuple[str, ...]] = {}
+    old_workers: int = 0
 
 
 class FleetNode(msgspec.Struct, frozen=True, kw_only=True):

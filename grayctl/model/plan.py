@@ -129,6 +129,7 @@ class ServicePlan:
         guarded: those of the servers that are absent and kept by the guard.
         notices: one line each, for status.
         compiled: the policy in force; None for a service without a Release.
+        drained: ids of healthy instances that people took out.
         released: it has or had a Release: `$grayver_<id>` and `$grayroute_<id>` are published beside `$gray_<id>`.
     """
 
@@ -143,6 +144,7 @@ class ServicePlan:
     guarded: tuple[Server, ...] = ()
     compiled: Compiled | None = None
     released: bool = False
+    drained: tuple[str, ...] = ()
 
     @property
     def is_stream(self) -> bool:

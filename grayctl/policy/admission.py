@@ -31,16 +31,21 @@ class Admitted:
     Attributes:
         healthy: sorted servers that take traffic; weight 0 is known, but gets nothing and is not here.
         idle: how many healthy instances have weight 0.
+        drained: ids of healthy instances that people took out, sorted.
         findings: sorted.
     """
 
     healthy: tuple[Server, ...]
     idle: int
     findings: tuple[Finding, ...]
+    drained: tuple[str, ...] = ()
 
 
 def admit(
-    registrations: Iterable[Registration], names: Mapping[str, tuple[str, ...]], watch: WatchSettings
+    registrations: Iterable[Registration],
+    names: Mapping[str, tuple[str, ...]],
+    watch: WatchSettings,
+    drained: frozenset[str] = frozenset(),
 ) -> Admitted:
     """Judge the registrations of one service.
 
@@ -48,11 +53,16 @@ def admit(
         registrations: in any order; the order never shows in the result.
         names: host name -> IP addresses, for registrations whose address is a name.
         watch: where versions and weights stand, and whether `warning` counts as healthy.
+        drained: ids of instances that people took out.
     """
     findings: list[Finding] = []
+    out: set[str] = set()
     servers: dict[Address, tuple[Registration, Server]] = {}
     for registration in sorted(registrations, key=lambda one: (one.created, one)):
         if not is_healthy(registration, include_warning=watch.include_warning):
+            continue
+        if registration.id in drained:
+            out.add(registration.id)
             continue
         for server in _servers(registration, names, watch, findings):
             earlier = servers.get(server.address)
@@ -63,6 +73,7 @@ def admit(
         healthy=tuple(server for server in found if server.weight > 0),
         idle=sum(server.weight == 0 for server in found),
         findings=tuple(sorted(set(findings))),
+        drained=tuple(sorted(out)),
     )
 
 

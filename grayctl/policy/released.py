@@ -73,10 +73,11 @@ def resolve_release(
         serving=serving if by_version else Serving.REFUSED,
         known=tuple(sorted(kept)) or (known.servers if known else ()),
         findings=admitted.findings,
-        notices=(*graph.warnings, *_notices(release, by_version, serving, nameless=nameless, idle=admitted.idle)),
+        notices=(*graph.warnings, *_notices(release, by_version, serving, admitted, nameless=nameless)),
         guarded=guarded,
         compiled=compiled,
         released=True,
+        drained=admitted.drained,
     )
 
 
@@ -175,7 +176,7 @@ def _face(variable: Variable, graph: Graph, meanings: Mapping[str, str]) -> Tabl
 
 
 def _notices(
-    release: Release, by_version: Mapping[str, list[Server]], serving: Serving, *, nameless: int, idle: int
+    release: Release, by_version: Mapping[str, list[Server]], serving: Serving, admitted: Admitted, *, nameless: int
 ) -> tuple[str, ...]:
     notices = []
     if serving is Serving.KEPT:
@@ -189,6 +190,8 @@ def _notices(
     ]
     if nameless:
         notices.append(f"{nameless} healthy without a version: no traffic; register a version")
-    if idle:
-        notices.append(f"{idle} healthy with weight 0: no traffic")
+    if admitted.drained:
+        notices.append(f"drained by hand: {', '.join(admitted.drained)}")
+    if admitted.idle:
+        notices.append(f"{admitted.idle} healthy with weight 0: no traffic")
     return tuple(notices)

@@ -7,7 +7,7 @@ A service without a Release is one upstream of its healthy instances with their 
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from grayctl.model.catalog import Catalog, Registration
+from grayctl.model.catalog import Catalog
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Known,
@@ -119,10 +119,10 @@ def resolve(
             kept = (guarded or {}).get(service, ())
             found = catalog.services.get(service, ())
             in_force = standing.in_force.get(service)
+            admitted = admit(found, catalog.names, settings.watch, standing.drained.get(service, frozenset()))
             if in_force is None:
-                plan = resolve_service(service, found, catalog.names, known.get(service), settings, guarded=kept)
+                plan = resolve_service(service, admitted, known.get(service), settings, guarded=kept)
             else:
-                admitted = admit(found, catalog.names, settings.watch)
                 compiled = earlier.compiled if earlier else None
                 plan = resolve_release(
                     admitted, known.get(service), settings, in_force, standing.lists, guarded=kept, before=compiled
@@ -136,8 +136,7 @@ def resolve(
 
 def resolve_service(
     service: str,
-    registrations: tuple[Registration, ...],
-    names: Mapping[str, tuple[str, ...]],
+    admitted: Admitted,
     known: Known | None,
     settings: Settings,
     *,
@@ -145,7 +144,6 @@ def resolve_service(
 ) -> ServicePlan:
     """One service's part of the Plan."""
     own = settings.service(service)
-    admitted = admit(registrations, names, settings.watch)
     last = known.servers if known else ()
     usable = tuple(sorted((*admitted.healthy, *guarded)))
     if usable:
@@ -164,6 +162,7 @@ def resolve_service(
         serving=serving,
         known=usable or last,
         released=released,
+        drained=admitted.drained,
         findings=admitted.findings,
         notices=_notices(serving, servers, admitted, own, guarded),
         guarded=guarded,
@@ -172,7 +171,7 @@ def resolve_service(
 
 def stub(service: str, settings: Settings) -> ServicePlan:
     """The plan of a service of which nothing is known: it answers 503."""
-    return resolve_service(service, (), {}, None, settings)
+    return resolve_service(service, admit((), {}, settings.watch), None, settings)
 
 
 def _options(own: ServiceSettings) -> UpstreamOptions:
@@ -199,6 +198,8 @@ def _notices(
         notices.append(f"serves several versions without a release: {', '.join(versions)}")
     if any(server.backup for server in servers) and not parse_balance(own.balance).method.knows_backup:
         notices.append(f"balance {own.balance} knows no backup servers: they are left out while others are healthy")
+    if admitted.drained:
+        notices.append(f"drained by hand: {', '.join(admitted.drained)}")
     if admitted.idle:
         notices.append(f"{admitted.idle} healthy with weight 0: no traffic")
     return tuple(notices)

@@ -5,12 +5,13 @@ was in force stays in force: a broken policy never changes what is served.
 """
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from grayctl.errors import ReleaseError
 from grayctl.model.catalog import Entry
 from grayctl.model.release import InForce, Live, Release
 from grayctl.policy.document import read_release
+from grayctl.policy.drains import drained
 from grayctl.policy.lists import entries_of
 from grayctl.policy.live import Ended, Unreadable, decode_live, revision_of
 
@@ -42,12 +43,14 @@ class Standing:
         lists: name -> entries.
         problems: by service, one line: why what stands in Consul is not what is in force.
         unled: policies that wait for their live record.
+        drained: ids of the instances that people took out, by service.
     """
 
     in_force: dict[str, InForce]
     lists: dict[str, tuple[str, ...]]
     problems: dict[str, str]
     unled: tuple[Unled, ...]
+    drained: Mapping[str, frozenset[str]] = field(default_factory=dict)
 
 
 NO_RELEASES = Standing({}, {}, {}, ())
@@ -69,7 +72,7 @@ class Policies:
         """What is in force now.
 
         Args:
-            kv: the entries of `releases`, `live` and `lists`.
+            kv: the entries of `releases`, `live`, `lists` and `drains`.
         """
         policies = _by_name(kv.get("releases", ()))
         lives = _by_name(kv.get("live", ()))
@@ -91,7 +94,9 @@ class Policies:
             else:
                 problems[service] = str(found)
         self._read = {service: one for service, one in self._read.items() if service in policies}
-        return Standing(dict(self._in_force), self._all_lists(kv.get("lists", ())), problems, tuple(unled))
+        out, unreadable = drained(kv.get("drains", ()))
+        problems.update({service: why for service, why in unreadable.items() if service not in problems})
+        return Standing(dict(self._in_force), self._all_lists(kv.get("lists", ())), problems, tuple(unled), out)
 
     def _judge(
         self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None
