@@ -141,7 +141,12 @@ def _matches(table: Map, source: bytes) -> Iterable[tuple[Value, bytes]]:
             yield value, b""
     for key, value in table.entries if source else ():
         if isinstance(key, Regex):
-            found = _compiled(key).search(source)
+            try:
+                found = _compiled(key).search(source)
+            except (
+                pcre2.LibraryError
+            ):  # too many steps: nginx logs an alert, asks no further pattern, takes the default
+                return
             if found:
                 yield value, found.group(1) if _compiled(key).groups else b""
 

@@ -15,7 +15,6 @@ from math import inf
 from grayctl.model.release import All, AnyOf, Condition, Input, Not, Operator, Predicate, Source
 from grayctl.policy.predicates import conditions_of, some
 
-_WITH_VALUE = frozenset(Operator) - {Operator.REGEX}
 _ORDERINGS = frozenset({Operator.LESS, Operator.LESS_OR_EQUAL, Operator.GREATER, Operator.GREATER_OR_EQUAL})
 _ENCODED = frozenset({Source.QUERY, Source.COOKIE})  # one value there has several spellings
 _SETS = frozenset({Source.REGION, Source.DEVICE})
@@ -93,7 +92,7 @@ def _implies(first: Condition, second: Condition) -> bool:
     if not _same_input(first.input, second.input):
         return False
     if second.operator is Operator.PRESENT:
-        return first.operator in _WITH_VALUE
+        return True  # nothing holds for an empty value: texts are not empty, and nginx asks no pattern then
     if second.operator in _ORDERINGS:
         mine, other = _span(first), _span(second)
         return mine is not None and other is not None and other[0] <= mine[0] and mine[1] <= other[1]

@@ -2,6 +2,8 @@
 
 from collections.abc import Collection, Iterator
 
+import pcre2
+
 from grayctl.errors import Problem
 from grayctl.marked import Place
 from grayctl.model.release import Condition, Operator, Predicate, Source
@@ -102,17 +104,27 @@ def _conditions(document: Document) -> Iterator[tuple[str, Condition]]:
 
 def _values(document: Document) -> Iterator[Problem]:
     for path, one in _conditions(document):
-        if one.operator in {Operator.REGEX, Operator.IN_LIST}:
-            continue
         for value in one.values:
-            if one.input.source is Source.HEADER and value != value.strip(" \t") and one.operator is Operator.IN:
-                wrong = (
-                    f"is compared with {one.input.text}, around whose value nginx trims blanks: they are never equal"
-                )
-                yield _problem(document, path, value, wrong, "Write it without blanks around it")
-            if one.input.source is Source.PATH and set(value) & {"?", "%"}:
-                wrong = "is compared with the decoded path, which has no query; ? and % stand for themselves"
-                yield _problem(document, path, value, wrong, "Write the path decoded, and the query under `query`")
+            if remark := _remark(one, value):
+                yield _problem(document, path, value, *remark)
+
+
+def _remark(one: Condition, value: str) -> tuple[str, str] | None:
+    """What is odd about a value of a condition, and what to write instead."""
+    source = one.input.source
+    if source is Source.HEADER and one.operator is Operator.IN and value != value.strip(" \t"):
+        wrong = f"is compared with {one.input.text}, around whose value nginx trims blanks: they are never equal"
+        return wrong, "Write it without blanks around it"
+    if source is Source.PATH and one.operator in _PLAIN and set(value) & {"?", "%"}:
+        wrong = "is compared with the decoded path, which has no query; ? and % stand for themselves"
+        return wrong, "Write the path decoded, and the query under `query`"
+    if one.operator is Operator.REGEX and source is not Source.PATH and pcre2.compile(value.encode()).search(b""):
+        wrong = f"is found in the empty text too, but {one.input.text} is not asked where it is empty or absent"
+        return wrong, "Ask for absence with `present: false`"
+    return None
+
+
+_PLAIN = {Operator.IN, Operator.PREFIX, Operator.SUFFIX}
 
 
 def _regions(document: Document) -> Iterator[Problem]:

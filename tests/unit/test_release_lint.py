@@ -7,6 +7,8 @@ import jsonschema
 import pytest
 import yaml
 from click.testing import CliRunner
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from grayctl.cli import cli
 from grayctl.errors import EXIT_DONE, EXIT_REFUSED, EXIT_USAGE
@@ -16,6 +18,8 @@ from grayctl.policy import wire
 from grayctl.policy.document import read_document, read_release
 from grayctl.policy.implication import Implication
 from grayctl.policy.lint import lint
+from grayctl.policy.predicates import every, negate, some, text_of
+from tests.support.judge import Request, evaluate
 
 ROOT = Path(__file__).parents[2]
 EXAMPLES = sorted(ROOT.glob("examples/releases/*.yaml"))
@@ -44,6 +48,7 @@ def remarks(text: str, **known: set[str]) -> list[str]:
         ('header("X") > 5', 'header("X") >= 6'),
         ('header("X") in [7, 9]', 'header("X") > 6 and header("X") < 10'),
         ('header("X") > 5', 'present(header("X"))'),
+        ('matches(header("X"), "^a?$")', 'present(header("X"))'),
         ('has(header("X"), "a")', 'present(header("X"))'),
         ('header("X") == "a, b"', 'has(header("X"), "b")'),
         ('in_list(identity, "l")', "present(identity)"),
@@ -76,7 +81,6 @@ def test_what_is_seen_to_follow(first: str, second: str) -> None:
         ('header("X") == "a"', 'cookie("X") == "a"'),
         ('header("X") == "a"', 'header("Y") == "a"'),
         ('header("X") >= 5', 'header("X") > 5'),
-        ('matches(header("X"), "^a?$")', 'present(header("X"))'),
         ('cookie("X") == "a,b"', 'has(cookie("X"), "b")'),
         ('query("X") == "a b"', 'query("X") != "a+b"'),
         ('region == "here"', 'region != "there"'),
@@ -117,6 +121,83 @@ def test_what_does_not_follow(first: str, second: str) -> None:
 )
 def test_conditions_that_exclude_each_other(expression: str, never: bool) -> None:  # noqa: FBT001 -- a table's column
     assert Implication().never(predicate(expression)) is never
+
+
+ATOMS = [
+    predicate(text)
+    for text in (
+        *(f'header("X") {sign} {number}' for sign in ("<", "<=", ">", ">=", "==", "!=") for number in (-1, 5, 6)),
+        *(f'header("X") in {values}' for values in ("[5, 7]", '["a"]', '["a", "b"]', '["5"]', '["a,b"]', '["b, a"]')),
+        *(f'{word}(header("X"), "{text}")' for word in ("has", "in_list") for text in ("a", "l1")),
+        'present(header("X"))',
+        'matches(header("X"), "^a?$")',
+        *(
+            f'{{header: {{X: {{{word}: "{text}"}}}}}}'
+            for word in ("prefix", "suffix")
+            for text in ("a", "a,", "b", ",b")
+        ),
+        *(f"{{path: {{prefix: {text}}}}}" for text in ("/", "/a", "/a/", "/a/b", "/ab")),
+        *(f"{{path: {{suffix: {text}}}}}" for text in ("/", "a", "/b", "/a/b")),
+        *(f"{{path: [{text}]}}" for text in ("/", "/a", "/a/b", "'/a', '/a/b'")),
+        *(f"client_ip in [{text}]" for text in ('"10.0.0.0/8"', '"10.1.0.0/16", "11.0.0.0/8"', '"10.1.2.3"', '"::/0"')),
+        *(f"region in [{text}]" for text in ('"here"', '"there"', '"here", "there"')),
+    )
+]
+DEFAULTS = {"path": "/", "client_ip": "192.0.2.1", "region": set[str]()}
+ASKED: list[Request] = [
+    {**DEFAULTS, 'header("X")': value, **more}
+    for value in ("", "a", "b", "a,b", "b, a", "ab", "-1", "-2", "0", "4", "+5", "5", "6", "7", "18.5", "l1")
+    for more in (
+        {},
+        {"path": "/a", "client_ip": "10.1.2.3", "region": {"here"}},
+        {"path": "/a/", "client_ip": "10.1.9.9", "region": {"there"}},
+        {"path": "/a/b", "client_ip": "10.9.9.9", "region": {"here", "there"}},
+        {"path": "/ab", "client_ip": "11.0.0.1"},
+        {"path": "/x/a/b", "client_ip": "2001:db8::1"},
+    )
+]
+
+
+def where(one: Predicate) -> set[int]:
+    """The requests for which it holds."""
+    return {at for at, request in enumerate(ASKED) if evaluate(one, request)}
+
+
+def test_of_any_two_conditions_what_is_seen_is_so() -> None:
+    both = [*ATOMS, *map(negate, ATOMS)]
+    holds = [where(one) for one in both]
+    seen = 0
+    for at, first in enumerate(both):
+        for other, second in enumerate(both):
+            if Implication().implies(first, second):
+                seen += at != other
+                assert holds[at] <= holds[other], (text_of(first), text_of(second))
+            if Implication().never(every([first, second])):
+                assert not holds[at] & holds[other], (text_of(first), text_of(second))
+    assert seen > 400
+
+
+parts = st.sampled_from(ATOMS)
+judged = st.recursive(
+    parts,
+    lambda inner: st.one_of(
+        st.lists(inner, min_size=2, max_size=3).map(every),
+        st.lists(inner, min_size=2, max_size=3).map(some),
+        inner.map(negate),
+    ),
+    max_leaves=5,
+)
+
+
+@settings(deadline=None)
+@given(judged, judged, st.lists(parts, min_size=1, max_size=3))
+def test_of_any_two_predicates_what_is_seen_is_so(first: Predicate, second: Predicate, more: list[Predicate]) -> None:
+    judge = Implication()
+    for one, other in ((first, second), (every([first, *more]), second), (first, some([second, *more]))):
+        if judge.implies(one, other):
+            assert where(one) <= where(other)
+        if judge.never(one):
+            assert not where(one)
 
 
 def test_a_monstrous_policy_is_not_judged_for_ever() -> None:
@@ -206,6 +287,15 @@ OPEN = "info: decides by headers that any client may send: X. Drop them at the e
                 (
                     "3: routes[0]: warning: ' a' is compared with header(\"X\"), around whose value nginx trims "
                     "blanks: they are never equal. Write it without blanks around it"
+                ),
+            ],
+        ),
+        (
+            "stable: v1\nroutes:\n- {name: a, match: {cookie: {x: {regex: 'a*'}}}, to: v2}",
+            [
+                (
+                    "3: routes[0]: warning: 'a*' is found in the empty text too, but cookie(\"x\") is not asked where "
+                    "it is empty or absent. Ask for absence with `present: false`"
                 ),
             ],
         ),

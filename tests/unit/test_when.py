@@ -2,19 +2,18 @@
 
 import ipaddress
 import re
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from grayctl.model.release import All, AnyOf, Condition, Not, Operator, Predicate, Protocol, Source
+from grayctl.model.release import All, Condition, Predicate, Protocol
 from grayctl.policy.conditions import Scope
-from grayctl.policy.predicates import quoted, text_of
+from grayctl.policy.predicates import text_of
 from grayctl.policy.when import parse
-
-if TYPE_CHECKING:
-    from collections.abc import Callable
+from tests.support.expressions import trees, write
+from tests.support.judge import LISTS, Request, evaluate, integer, requests
 
 SCOPE = Scope(regions=frozenset({"here", "there"}))
 
@@ -179,80 +178,6 @@ def test_what_another_scope_refuses() -> None:
 
 # ---------------------------------------------------------------- against an evaluator of its own
 
-Request = dict[str, Any]
-LISTS = {"l1": {"a", "5"}, "l2": {"b"}}
-BIG = str(10**40)
-
-HEADERS = ('header("X")', 'cookie("y")', 'query("z")', "identity")
-values = st.sampled_from(
-    ["", "a", "b", "a,b", " b ,a", "5", "+005", "-0", "0", "-7", "18.5", "0x5", BIG, "/a", "\uff15"]
-)
-requests = st.fixed_dictionaries(
-    {
-        **dict.fromkeys(HEADERS, values),
-        "path": st.sampled_from(["/", "/a", "/a/b"]),
-        "method": st.sampled_from(["GET", "POST"]),
-        "host": st.sampled_from(["example.com", "a.example.com", "other"]),
-        "port": st.sampled_from(["80", "8080"]),
-        "client_ip": st.sampled_from(["10.1.2.3", "11.0.0.1", "2001:db8::1"]),
-        "region": st.sets(st.sampled_from(["here", "there"])),
-        "device": st.sets(st.sampled_from(["ios", "mobile", "bot"])),
-    }
-)
-
-numbers = st.sampled_from(["5", "+05", "0", "-00", "-7", BIG, "-" + BIG])
-texts = st.sampled_from(["a", "b", "5", " b ,a", "/a", "a,b", ""])
-NETWORKS = ("10.0.0.0/8", "10.1.2.3", "::ffff:11.0.0.1", "2001:db8::/32")
-atoms = st.one_of(
-    st.tuples(st.sampled_from(["==", "!="]), st.sampled_from(HEADERS), st.one_of(texts.map(quoted), numbers)),
-    st.tuples(st.sampled_from(["<", "<=", ">", ">="]), st.sampled_from([*HEADERS, "port"]), numbers),
-    st.tuples(
-        st.sampled_from(["in", "not in"]),
-        st.sampled_from(HEADERS),
-        st.lists(st.one_of(texts.map(quoted), numbers), min_size=1, max_size=3),
-    ),
-    st.tuples(
-        st.just("in"), st.just("client_ip"), st.lists(st.sampled_from([quoted(n) for n in NETWORKS]), min_size=1)
-    ),
-    st.tuples(st.sampled_from(["==", "!="]), st.just("region"), st.just('"here"')),
-    st.tuples(st.just("in"), st.just("device"), st.lists(st.sampled_from(['"ios"', '"bot"']), min_size=1)),
-    st.tuples(st.just("=="), st.just("path"), st.just('"/a"')),
-    st.tuples(st.just("in"), st.just("host"), st.lists(st.sampled_from(['"*.example.com"', '"OTHER."']), min_size=1)),
-    st.tuples(st.just("has"), st.sampled_from(HEADERS), st.sampled_from(['"a"', '"b"'])),
-    st.tuples(st.just("matches"), st.sampled_from([*HEADERS, "path"]), st.sampled_from(['"a"', '"^[0-9]+$"'])),
-    st.tuples(st.just("in_list"), st.sampled_from(HEADERS), st.sampled_from(['"l1"', '"l2"'])),
-    st.tuples(st.just("present"), st.sampled_from(HEADERS), st.none()),
-)
-trees = st.recursive(
-    atoms,
-    lambda inner: st.one_of(
-        st.tuples(st.sampled_from(["and", "&&", "or", "||"]), inner, inner),
-        st.tuples(st.sampled_from(["not", "!", "()"]), inner, st.none()),
-    ),
-    max_leaves=12,
-)
-STRENGTH = {"or": 1, "||": 1, "and": 2, "&&": 2, "not": 3, "!": 3}
-
-
-def write(tree: Any) -> str:
-    """With no more parentheses than precedence needs, but for those that `()` asks for."""
-    word, left, right = tree
-    if word in {"and", "&&", "or", "||"}:
-        return f"{_within(left, word)} {word} {_within(right, word)}"
-    if word in {"not", "!"}:
-        return f"{word} {_within(left, word)}"
-    if word == "()":
-        return f"({write(left)})"
-    if word in {"has", "matches", "in_list"}:
-        return f"{word}({left}, {right})"
-    if word == "present":
-        return f"present({left})"
-    return f"{left} {word} {'[' + ', '.join(right) + ']' if isinstance(right, list) else right}"
-
-
-def _within(tree: Any, word: str) -> str:
-    return f"({write(tree)})" if STRENGTH.get(tree[0], 4) < STRENGTH[word] else write(tree)
-
 
 def holds(tree: Any, request: Request) -> bool:  # noqa: PLR0911 -- a line for each word of the language
     """What the tree means for a request."""
@@ -270,11 +195,7 @@ def holds(tree: Any, request: Request) -> bool:  # noqa: PLR0911 -- a line for e
         return bool(value != "")
     if word in {"has", "matches", "in_list"}:
         wanted = right.strip('"')
-        return {
-            "has": lambda: wanted in [part.strip() for part in value.split(",")],
-            "matches": lambda: re.search(wanted, value) is not None,
-            "in_list": lambda: value in LISTS[wanted],
-        }[word]()
+        return answers(word, value, wanted)
     if word in {"in", "not in"}:
         return any(equal(left, value, one) for one in right) is (word == "in")
     if word in {"==", "!="}:
@@ -283,6 +204,12 @@ def holds(tree: Any, request: Request) -> bool:  # noqa: PLR0911 -- a line for e
     if mine is None:
         return False
     return {"<": mine < other, "<=": mine <= other, ">": mine > other, ">=": mine >= other}[word]
+
+
+def answers(word: str, value: str, wanted: str) -> bool:
+    if word == "has":
+        return wanted in [part.strip() for part in value.split(",")]
+    return value in LISTS[wanted] if word == "in_list" else value != "" and re.search(wanted, value) is not None
 
 
 def equal(name: str, value: Any, constant: str) -> bool:
@@ -298,44 +225,6 @@ def equal(name: str, value: Any, constant: str) -> bool:
     if name == "host":
         return bool(value.endswith(text[1:])) if text.startswith("*") else value == text.lower().rstrip(".")
     return bool(value == text)
-
-
-def integer(value: str) -> int | None:
-    return int(value) if re.fullmatch(r"[+-]?[0-9]+", value) else None
-
-
-def evaluate(predicate: Predicate, request: Request) -> bool:
-    """What a predicate says of a request, by the words of its docstrings alone."""
-    if isinstance(predicate, All):
-        return all(evaluate(one, request) for one in predicate.parts)
-    if isinstance(predicate, AnyOf):
-        return any(evaluate(one, request) for one in predicate.parts)
-    if isinstance(predicate, Not):
-        return not evaluate(predicate.part, request)
-    return _atom(predicate, request[predicate.input.text])
-
-
-def _atom(one: Condition, value: Any) -> bool:
-    first = one.values[0] if one.values else ""
-    if one.operator is Operator.IN and one.input.source in {Source.REGION, Source.DEVICE}:
-        return bool(value & set(one.values))
-    if one.operator is Operator.IN and one.input.source is Source.CLIENT_IP:
-        return any(ipaddress.ip_address(value) in ipaddress.ip_network(network) for network in one.values)
-    number = integer(value)
-    judge: dict[Operator, Callable[[], bool]] = {
-        Operator.LESS: lambda: number is not None and number < int(first),
-        Operator.LESS_OR_EQUAL: lambda: number is not None and number <= int(first),
-        Operator.GREATER: lambda: number is not None and number > int(first),
-        Operator.GREATER_OR_EQUAL: lambda: number is not None and number >= int(first),
-        Operator.IN: lambda: value in one.values,
-        Operator.NUMBER_IN: lambda: number is not None and str(number) in one.values,
-        Operator.PRESENT: lambda: bool(value != ""),
-        Operator.HAS: lambda: first in [part.strip() for part in value.split(",")],
-        Operator.IN_LIST: lambda: value in LISTS[first],
-        Operator.REGEX: lambda: re.search(first, value) is not None,
-        Operator.SUFFIX: lambda: bool(value.endswith(first)),
-    }
-    return judge[one.operator]()
 
 
 @settings(deadline=None)
