@@ -1,20 +1,36 @@
 """What a User-Agent says about the device, as a set: the rules of docs/releases.md, as patterns in order."""
 
-from grayctl.model.tokens import Regex, Text
+from grayctl.model.tables import Value
+from grayctl.model.tokens import Regex, Text, Variable
 
 DEVICES = ("android", "bot", "desktop", "ios", "mobile", "tablet", "wechat")
 
-_BOT = r"(?<!cu)bot\b|crawl|spider|slurp|mediapartners|facebookexternalhit|ia_archiver"  # Cubot makes phones
+# One word a pattern: PCRE without JIT finds a word by its first letter, and is slow with several, or with look-aheads.
+_BOT = (
+    r"(?<!cu)bot\b",  # Cubot makes phones
+    "crawl",
+    "spider",
+    "slurp",
+    "mediapartners",
+    "facebookexternalhit",
+    "ia_archiver",
+)
+WECHAT = "wechat"
 _WECHAT = "micromessenger"
 # A Windows Phone says Android and iPhone too, so it comes first; an iPad posing as a Mac is a desktop.
 _CLASSES: tuple[tuple[str, tuple[str, ...]], ...] = (
-    (r"windows phone", ("mobile",)),
-    (r"ipad", ("ios", "tablet")),
-    (r"iphone|ipod", ("ios", "mobile")),
-    (r"android.*mobile|mobile.*android", ("android", "mobile")),
-    (r"android", ("android", "tablet")),
-    (r"windows nt|macintosh|cros |x11;", ("desktop",)),
-    (r"mobile", ("mobile",)),
+    ("windows phone", ("mobile",)),
+    ("ipad", ("ios", "tablet")),
+    ("iphone", ("ios", "mobile")),
+    ("ipod", ("ios", "mobile")),
+    ("android.*mobile", ("android", "mobile")),
+    ("mobile.*android", ("android", "mobile")),
+    ("android", ("android", "tablet")),
+    ("windows nt", ("desktop",)),
+    ("macintosh", ("desktop",)),
+    ("cros ", ("desktop",)),
+    ("x11;", ("desktop",)),
+    ("mobile", ("mobile",)),
 )
 
 
@@ -28,10 +44,15 @@ def membership(device: str) -> Regex:
     return Regex(f",{device},")
 
 
-def entries() -> tuple[tuple[Regex, Text], ...]:
-    """User-Agent patterns, first match wins, with the set they mean."""
-    found = [(Regex(_BOT, ignore_case=True), label(("bot",)))]
-    for pattern, devices in _CLASSES:
-        found.append((Regex(f"^(?=.*{_WECHAT})(?=.*(?:{pattern}))", ignore_case=True), label((*devices, "wechat"))))
-        found.append((Regex(pattern, ignore_case=True), label(devices)))
-    return (*found, (Regex(_WECHAT, ignore_case=True), label(("wechat",))))
+def entries(inside_wechat: Variable) -> tuple[tuple[Regex, Value], ...]:
+    """User-Agent patterns, first match wins, with the set they mean, or the table that says it."""
+    return (
+        *((Regex(pattern, ignore_case=True), label(("bot",))) for pattern in _BOT),
+        (Regex(_WECHAT, ignore_case=True), inside_wechat),
+        *classes(),
+    )
+
+
+def classes(*more: str) -> tuple[tuple[Regex, Text], ...]:
+    """The patterns of the classes of devices; each set has `more` in it."""
+    return tuple((Regex(pattern, ignore_case=True), label((*devices, *more))) for pattern, devices in _CLASSES)

@@ -123,8 +123,9 @@ class Inputs:
             yield self.inside(region.networks)
 
     def _device(self, wanted: tuple[str, ...]) -> Question:
-        variable = Variable(f"graydev_{self._id}")
-        self.tables[variable.name] = Map(variable, Joined((Variable("http_user_agent"),)), device.entries(), Text(""))
+        variable, agent = Variable(f"graydev_{self._id}"), Joined((Variable("http_user_agent"),))
+        inside_wechat = self._helper("graywechat", agent, device.classes(device.WECHAT), device.label((device.WECHAT,)))
+        self.tables[variable.name] = Map(variable, agent, device.entries(inside_wechat), Text(""))
         return Joined((variable,)), tuple(device.membership(one) for one in wanted)
 
     # ------------------------------------------------------------ lists
