@@ -1,15 +1,16 @@
-"""`python -m tests.bench served|churn|judge|flap`: see docs/benchmarks.md."""
+"""`python -m tests.bench served|churn|judge|flap|releases`: see docs/benchmarks.md."""
 
 import argparse
 import os
 import platform
+import statistics
 import sys
 import time
 from pathlib import Path
 
 import msgspec
 
-from tests.bench import churn, flap, served
+from tests.bench import churn, flap, releases, served
 from tests.bench.growth import Figure, figures
 from tests.bench.plot import draw
 
@@ -30,6 +31,10 @@ def main() -> int:
         "flap", help="an instance flaps while nginx is under load, grayctl beside consul-template"
     )
     one.add_argument("--seconds", type=int, default=60, help="for each contender (default 60)")
+    one = commands.add_parser("releases", help="what a policy costs beside an upstream by hand; from its key to served")
+    one.add_argument("--turns", type=int, default=10, help="of each contender, in each row (default 10)")
+    one.add_argument("--seconds", type=int, default=2, help="for each turn (default 2)")
+    one.add_argument("--changes", type=int, default=50, help="of the policy, each way (default 50; 0: none)")
     options = parser.parse_args()
     match options.command:
         case "served":
@@ -38,6 +43,8 @@ def main() -> int:
             return _judge(_save("churn", churn.run(options.minutes * 60, options.every)))
         case "judge":
             return _judge(options.samples)
+        case "releases":
+            return _releases(options.turns, options.seconds, options.changes)
         case _:
             return _flap(options.seconds)
 
@@ -140,6 +147,30 @@ def _flap(seconds: int) -> int:
 
 def _ratio(ours: float, theirs: float) -> str:
     return f"{ours / theirs:.2f}" if theirs else f"{ours:g} to 0"
+
+
+# ---------------------------------------------------------------- releases
+
+
+def _releases(turns: int, seconds: int, changes: int) -> int:
+    print(f"five routes and two canaries beside an upstream by hand, {turns} turns of {seconds} s each, one worker\n")
+    print(f"{'backend':18}{'upstreams':>10}{'requests/s':>12}{'by hand':>9}{'ratio':>7}", end="")
+    print(f"{'us of CPU':>11}{'by hand':>9}{'ratio':>7}{'failed':>8}")
+    rows = []
+    for one in releases.run(turns, seconds):
+        rows.append(one)
+        rates, costs = (
+            [statistics.median(found) for found in pair]
+            for pair in ((one.rates, one.plain_rates), (one.costs, one.plain_costs))
+        )
+        print(f"{one.backend:18}{one.upstreams:10}{rates[0]:12.0f}{rates[1]:9.0f}{one.ratio:7.3f}", end="")
+        print(f"{costs[0]:11.1f}{costs[1]:9.1f}{one.ratio_of_cost:7.3f}{one.failed:8}", flush=True)
+    written = releases.written(changes) if changes else []
+    for name, samples in ((one.name, one.samples) for one in written):
+        middle, late = statistics.median(samples), releases.quantile(samples, 0.95)
+        print(f"key to served, {name}: median {middle:.1f} ms, p95 {late:.1f} ms, {len(samples)} changes")
+    _save("releases", rows, written=written)
+    return 0
 
 
 if __name__ == "__main__":

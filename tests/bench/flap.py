@@ -15,7 +15,7 @@ from tests.support.process import wait_until
 
 PER_SECOND = 5
 INSTANCES = 10
-_THREADS, _CONNECTIONS = 2, 32
+_THREADS, CONNECTIONS = 2, 32
 _POLL = 0.001
 _REPORT = """done = function(summary, latency)
   local errors = summary.errors
@@ -76,7 +76,6 @@ def run(seconds: int) -> list[Result]:
     Raises:
         AssertionError: wrk is missing or failed, or a contender does not serve what is registered.
     """
-    assert shutil.which("wrk"), "no wrk on PATH: install it (Debian's package is wrk)"
     with stage() as here:
         rows: list[tuple[Contender, int]] = [
             (Grayctl(here.folder / "at-rest", here.consul), 0),
@@ -107,7 +106,7 @@ def _measure(one: Contender, here: Stage, seconds: int, rate: int) -> Result:
         time.sleep(1)  # nginx comes to rest
         before = one.reloads()
         with _repeated(flap, rate) as flaps:
-            load = _wrk(here.folder, f"http://127.0.0.1:{one.nginx.web}/{one.services[0]}", seconds)
+            load = wrk(here.folder, f"http://127.0.0.1:{one.nginx.web}/{one.services[0]}", seconds)
             reloads = one.reloads() - before
             flapped = len(flaps)
             began = time.monotonic()
@@ -140,10 +139,16 @@ def _repeated(act: Callable[[int], None], rate: int) -> Iterator[list[int]]:
             thread.join()
 
 
-def _wrk(folder: Path, url: str, seconds: int) -> Load:
+def wrk(folder: Path, url: str, seconds: int, *, connections: int = CONNECTIONS, request: str = "") -> Load:
+    """Ask for so long; `request` is Lua that makes the requests.
+
+    Raises:
+        AssertionError: wrk is missing or failed.
+    """
+    assert shutil.which("wrk"), "no wrk on PATH: install it (Debian's package is wrk)"
     script = folder / "report.lua"
-    script.write_text(_REPORT, encoding="utf-8")
-    command = ["wrk", f"-t{_THREADS}", f"-c{_CONNECTIONS}", f"-d{seconds}s", "-s", str(script), url]
+    script.write_text(request + _REPORT, encoding="utf-8")
+    command = ["wrk", f"-t{_THREADS}", f"-c{connections}", f"-d{seconds}s", "-s", str(script), url]
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     assert done.returncode == 0, done.stdout + done.stderr
     return msgspec.json.decode(done.stderr, type=Load)

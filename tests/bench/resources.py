@@ -92,6 +92,12 @@ def sample(one: Grayctl, began: float) -> Sample:
     )
 
 
+def cpu_seconds(pid: int) -> float:
+    """The processor time that a process has taken itself; in steps of 10 ms."""
+    stat = _stat(pid)
+    return (int(stat[11]) + int(stat[12])) / _TICK
+
+
 def unused_objects(state_dir: Path) -> set[str]:
     """Objects that no generation on disk uses. Only meaningful while nothing is being applied."""
     manifests = [

@@ -81,11 +81,12 @@ def served(
     folder: Path,
     plans: Iterable[ServicePlan],
     *,
+    main: str = "",
     http: str = "",
     stream: str = "",
     ports: Iterable[int],
 ) -> Iterator[None]:
-    """Run nginx over these plans, with the user's own part of `http` and `stream`; it listens on `ports` then."""
+    """Run nginx over these plans, with the user's own part of `main`, `http`, `stream`; it listens on `ports` then."""
     objects, failed = Renderer(TEMPLATES, SETTINGS, Dialect()).objects(Plan({one.service: one for one in plans}, {}))
     assert not failed
     includes = {True: "", False: ""}
@@ -96,6 +97,7 @@ def served(
     module = f"load_module {STREAM_MODULE};" if stream and STREAM_MODULE.exists() else ""
     (folder / "nginx.conf").write_text(
         f"""{module}
+{main}
 user root;
 worker_processes 1;
 daemon off;
