@@ -71,6 +71,7 @@ class Applier:
         self._cause = "retry"
         self._told: dict[str, str] = {}
         self._hold: Hold | None = None
+        self._released: dict[str, str] = {}
 
     @property
     def number(self) -> int:
@@ -215,7 +216,8 @@ class Applier:
         if self.parts is not None and self.parts.converger.plan is not None:
             if isinstance(outcome, Applied | Unchanged):
                 self.drained = self._without(self.parts.converger.plan)
-            self._metrics.describe(self.parts.converger.plan, len(self.ward.cases))
+            problems = len(self.parts.converger.standing.problems)
+            self._metrics.describe(self.parts.converger.plan, len(self.ward.cases), problems)
         if outcome != self.last and not isinstance(outcome, Unchanged):
             level = self._log.info if isinstance(outcome, Applied) else self._log.warning
             level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
@@ -223,6 +225,7 @@ class Applier:
         self.first.set()
         self.tell_systemd()
         self._tell_quarantine()
+        self._tell_releases()
         self._tell_hold()
 
     def tell_systemd(self) -> None:
@@ -245,6 +248,24 @@ class Applier:
         for service in self._told.keys() - reasons.keys():
             self._log.info("quarantine_left", service=service)
         self._told = reasons
+
+    def _tell_releases(self) -> None:
+        """One event for each revision of a policy that came into force, so that history can be checked against logs."""
+        plan = self.parts.converger.plan if self.parts else None
+        if plan is None or self.catalog is None or not isinstance(self.last, Applied | Unchanged):
+            return
+        indexes = {one.key.rpartition("/")[2]: one.modify_index for one in self.catalog.kv.get("releases", ())}
+        served = {
+            name: one.compiled.in_force.live.revision
+            for name, one in plan.services.items()
+            if one.compiled and one.compiled.in_force.live.revision and name not in self.ward.cases
+        }
+        for service, revision in served.items():
+            if self._released.get(service) != revision:
+                self._log.info("release_served", service=service, revision=revision, index=indexes.get(service))
+        for service in self._released.keys() - served.keys():
+            self._log.info("release_left", service=service)
+        self._released = served
 
     def _tell_hold(self) -> None:
         """One event when a disappearance begins to be held, and one when it ends."""

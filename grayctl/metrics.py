@@ -87,6 +87,14 @@ class Metrics:
         self.quarantined = gauge("grayctl_quarantined_services", "Services that stay at their last good object.")
         self.services = gauge("grayctl_services", "Services published, by where their servers come from.", "serving")
         self.dropped = gauge("grayctl_dropped_instances", "Instances dropped for their registration.", "service")
+        self.releases = gauge("grayctl_releases", "Services that a release decides for.")
+        self.release_problems = gauge("grayctl_release_problems", "Releases in Consul that are not the ones in force.")
+        self.fallback = gauge(
+            "grayctl_release_fallback",
+            "1 while stable answers for a version without instances.",
+            "service",
+            "version",
+        )
         self.guarded = gauge("grayctl_guarded_instances", "Absent instances that the guard keeps in use.", "service")
         self.guard_holding = gauge("grayctl_guard_holding", "1 while a mass disappearance is kept back.")
         self.old_workers = gauge("grayctl_nginx_old_workers", "Workers of earlier generations that still finish.")
@@ -127,18 +135,25 @@ class Metrics:
         else:
             self.held.labels(by).set(1)
 
-    def describe(self, plan: Plan, quarantined: int) -> None:
+    def describe(self, plan: Plan, quarantined: int, release_problems: int = 0) -> None:
         """Set what the Plan says."""
         self.quarantined.set(quarantined)
+        self.release_problems.set(release_problems)
+        released = [one.compiled for one in plan.services.values() if one.compiled]
+        self.releases.set(len(released))
+        self.fallback.clear()
+        for one in released:
+            for version in one.fallback:
+                self.fallback.labels(one.in_force.release.service, version).set(1)
         servings = [one.serving for one in plan.services.values()]
         for serving in Serving:
             self.services.labels(serving).set(servings.count(serving))
         self.dropped.clear()
         self.guarded.clear()
-        for service, one in plan.services.items():
-            if one.guarded:
-                self.guarded.labels(service).set(len(one.guarded))
-            dropped = {finding.instance for finding in one.findings if finding.dropped}
+        for service, planned in plan.services.items():
+            if planned.guarded:
+                self.guarded.labels(service).set(len(planned.guarded))
+            dropped = {finding.instance for finding in planned.findings if finding.dropped}
             if dropped:
                 self.dropped.labels(service).set(len(dropped))
 

@@ -259,7 +259,7 @@ def _release(compiled: Compiled | None) -> ReleaseReport | None:
         stable=release.stable,
         shares={version: share / HUNDRED_PERCENT for version, share in release.shares},
         routes=tuple(route.name for route in release.routes),
-        fallback=tuple(one for one in release.versions[1:] if one not in compiled.available),
+        fallback=compiled.fallback,
     )
 
 

@@ -118,6 +118,11 @@ class Compiled:
     lists: tuple[tuple[str, tuple[str, ...]], ...]
     graph: Graph
 
+    @property
+    def fallback(self) -> tuple[str, ...]:
+        """The versions that the policy names and that have no instance: stable answers for them."""
+        return tuple(one for one in self.in_force.release.versions[1:] if one not in self.available)
+
 
 @dataclass(frozen=True, slots=True)
 class ServicePlan:

@@ -59,6 +59,7 @@ def route(edge: Edge, *headers: str) -> str:
 
 def test_a_policy_put_by_hand_is_adopted_and_served_as_explain_says(released: Edge) -> None:
     assert released.events("adopted")
+    wait_until(lambda: released.events("release_served"), "the log says which revision is served")
     assert route(released, "X-Release-Version: v2") == "v2 testers"
     seen: Counter[str] = Counter()
     for user in range(60):
@@ -90,6 +91,7 @@ def test_a_version_without_instances_is_never_routed_to(released: Edge) -> None:
     released.consul.deregister("two")
     wait_until(lambda: route(released, "X-Release-Version: v2") == "v1 testers!fallback", "stable answers instead")
     assert release(released)["fallback"] == ["v2"]
+    assert 'grayctl_release_fallback{service="shop",version="v2"} 1.0' in released.page("/metrics")
     assert released.serves("one")
     released.backend("two", version="v2")
     wait_until(lambda: route(released, "X-Release-Version: v2") == "v2 testers", "it is back")

@@ -107,6 +107,19 @@ CASES = [
         {"grayctl_quarantined_services": "3x15 0x40"},
         value="3",
     ),
+    case(
+        "GrayctlReleaseNotInForce",
+        {"grayctl_release_problems": "1x40"},
+        {"grayctl_release_problems": "0x40"},
+        value="1",
+    ),
+    case(
+        "GrayctlReleaseFallback",
+        {'grayctl_release_fallback{service="shop",version="v2"}': "1x40"},
+        {"grayctl_releases": "1x40"},
+        service="shop",
+        version="v2",
+    ),
     case("GrayctlGuardHolds", {"grayctl_guard_holding": "1x40"}, {"grayctl_guard_holding": "0x40"}),
     case(
         "GrayctlServicesKept",
