@@ -20,7 +20,7 @@ from grayctl.nginx.site import Site
 from grayctl.policy.admission import present
 from grayctl.policy.guard import Guard, Hold
 from grayctl.policy.resolve import Limits, resolve, stub
-from grayctl.policy.standing import NO_RELEASES, Policies
+from grayctl.policy.standing import NO_RELEASES, Here, Policies
 from grayctl.quarantine import Ward, culprit, substitute
 from grayctl.render.fileset import ObjectHeader, Renderer, in_force_of, known_of, read_header
 from grayctl.settings import Settings
@@ -230,7 +230,7 @@ class Converger:
         limits = self._settings.guard
         there = {name: present(found, catalog.names) for name, found in catalog.services.items()}
         self._guard = self._guard.judge(there, limits, now)
-        self.standing = self._policies.judge(catalog.kv)
+        self.standing = self._policies.judge(catalog.kv, Here(self._settings.node, self._settings.labels))
         plan = resolve(
             catalog,
             self._known,

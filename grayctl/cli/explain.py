@@ -90,7 +90,7 @@ async def _plan(settings: Settings, service: str, catalog: str | None, policy: s
     from grayctl.consul.client import ConsulClient
     from grayctl.consul.once import read_catalog
     from grayctl.policy.resolve import Limits, resolve
-    from grayctl.policy.standing import Policies
+    from grayctl.policy.standing import Here, Policies
     from grayctl.release_file import offline
     from grayctl.render.fileset import in_force_of, known_of
 
@@ -101,7 +101,7 @@ async def _plan(settings: Settings, service: str, catalog: str | None, policy: s
         async with ConsulClient(settings.consul, connections=1) as client:
             found = await read_catalog(client, settings)
         served = _served(settings)
-        standing = Policies(in_force_of(served)).judge(found.kv)
+        standing = Policies(in_force_of(served)).judge(found.kv, Here(settings.node, settings.labels))
     plan = resolve(found, known_of(served), settings, Limits(), standing=standing)
     if service in plan.refused:
         raise GrayctlError(f"{service}: {plan.refused[service]}")

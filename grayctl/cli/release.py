@@ -13,6 +13,9 @@ _COMMANDS = {
     "history": ("release_read", "Print the versions of a policy that are kept."),
     "rollback": ("release_back", "Put an old version into force again."),
     "delete": ("release_back", "End a release."),
+    "widen": ("release_stage", "Let more nodes follow what is staged."),
+    "promote": ("release_stage", "Let all nodes follow what is staged."),
+    "discard": ("release_stage", "Take back what is staged."),
     "schema": ("release_schema", "Print the JSON Schema of a policy, for editors."),
 }
 
@@ -26,5 +29,6 @@ def release() -> None:
       grayctl release lint releases/*.yaml
       grayctl release apply shop.yaml --reason 'v2 to 10%'
       grayctl release rollback shop 41
+      grayctl release apply shop.yaml --scope percent=10
       grayctl release schema > release.schema.json
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped

@@ -22,20 +22,30 @@ _SUFFIXES = {".yaml", ".yml", ".json"}
 @click.argument("paths", nargs=-1, required=True, metavar="FILE|DIRECTORY|-...")
 @click.option("--reason", default="", help="Why; the history and the audit keep it.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--scope", "scope", multiple=True, metavar="SCOPE", help="Stage it: labels.NAME=VALUE, percent=NUMBER.")
 @click.option("--dry-run", is_flag=True, help="Show what would change, and end.")
 @json_option
 @click.pass_context
 def apply(  # noqa: PLR0917 -- click passes options so
-    ctx: click.Context, paths: tuple[str, ...], reason: str, yes: bool, dry_run: bool, as_json: bool
+    ctx: click.Context,
+    paths: tuple[str, ...],
+    reason: str,
+    yes: bool,
+    scope: tuple[str, ...],
+    dry_run: bool,
+    as_json: bool,
 ) -> None:
     """Put policies into force: from files, from all files of a directory, or from standard input (-).
 
     It shows what changes for whom and what nginx would read, and asks. Nothing is written when any policy may not be
     followed. Up to 16 policies of usual size are one transaction, all or nothing; what needs more is said before.
 
+    With --scope one policy is staged: only the nodes in scope follow it, until `release promote` or `release discard`.
+
     \b
     Examples:
       grayctl release apply shop.yaml --reason 'v2 to 10%'
+      grayctl release apply shop.yaml --scope percent=10
       grayctl release apply releases/ --yes
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     from grayctl.cli.release_change import (
@@ -57,6 +67,10 @@ def apply(  # noqa: PLR0917 -- click passes options so
     if as_json and not (yes or dry_run):
         raise click.UsageError("--json goes with --yes or --dry-run: it does not ask")
     documents = _documents(paths)
+    if scope:
+        from grayctl.cli.release_stage import stage
+
+        stage(settings, documents, scope, reason, yes=yes, dry_run=dry_run, as_json=as_json)
     stored, catalog, nodes = seen_of(settings, list(documents))
     demand_known((document for _, document in documents.values()), nodes)
     proposals = []

@@ -27,6 +27,7 @@ def rollback(  # noqa: PLR0917 -- click passes options so
         NOTHING_DONE,
         carry_out,
         confirm,
+        demand_answer,
         demand_known,
         nginx_difference,
         propose,
@@ -38,7 +39,7 @@ def rollback(  # noqa: PLR0917 -- click passes options so
     from grayctl.model.history import Action
     from grayctl.policy.document import read_document
 
-    _demand_answer(yes, as_json)
+    demand_answer(yes=yes, as_json=as_json)
     settings = settings_of(ctx)
     old = asked(settings, lambda client: read_version(client, service, version))
     if old is None or old.action is Action.DELETE:
@@ -71,9 +72,18 @@ def delete(ctx: click.Context, service: str, reason: str, yes: bool, as_json: bo
 
     Example: grayctl release delete shop --reason 'one version only'
     """
-    from grayctl.cli.release_change import carry_out, confirm, nginx_difference, propose_end, seen_of, show, tell
+    from grayctl.cli.release_change import (
+        carry_out,
+        confirm,
+        demand_answer,
+        nginx_difference,
+        propose_end,
+        seen_of,
+        show,
+        tell,
+    )
 
-    _demand_answer(yes, as_json)
+    demand_answer(yes=yes, as_json=as_json)
     settings = settings_of(ctx)
     stored, catalog, _ = seen_of(settings, [service])
     if stored[service].nothing:
@@ -83,8 +93,3 @@ def delete(ctx: click.Context, service: str, reason: str, yes: bool, as_json: bo
         show(proposal, nginx_difference(settings, catalog, proposal))
     confirm(f"End the release of {service}?", yes=yes)
     tell(carry_out(settings, [proposal], reason), [proposal], as_json=as_json)
-
-
-def _demand_answer(yes: bool, as_json: bool) -> None:
-    if as_json and not yes:
-        raise click.UsageError("--json goes with --yes: it does not ask")

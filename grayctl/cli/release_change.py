@@ -78,6 +78,12 @@ def propose(seen: Stored, action: Action, text: bytes, release: Release) -> Prop
     return Proposal(Change(seen, action, text, after), before, InForce(release, after), (*notes, *more))
 
 
+def in_force(seen: Stored) -> InForce | None:
+    """What the policy in Consul says, with its live record; None where there is none or it cannot be read."""
+    live, _ = _live(seen)
+    return _in_force(seen, live)[0]
+
+
 def propose_end(seen: Stored) -> Proposal:
     """The change that ends a release."""
     live, _ = _live(seen)
@@ -177,6 +183,16 @@ def confirm(question: str, *, yes: bool) -> None:
     if not sys.stdin.isatty():
         raise click.UsageError("there is no terminal to ask on: add --yes")
     click.confirm(question, abort=True)
+
+
+def demand_answer(*, yes: bool, as_json: bool) -> None:
+    """Refuse to ask a program.
+
+    Raises:
+        click.UsageError: --json without --yes.
+    """
+    if as_json and not yes:
+        raise click.UsageError("--json goes with --yes: it does not ask")
 
 
 def carry_out(settings: Settings, proposals: Sequence[Proposal], reason: str) -> Done:

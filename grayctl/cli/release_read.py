@@ -9,7 +9,9 @@ from grayctl.cli.common import asked, json_option, print_json, settings_of
 from grayctl.errors import GrayctlError
 
 if TYPE_CHECKING:
+    from grayctl.consul.client import ConsulClient
     from grayctl.consul.releases import Stored
+    from grayctl.model.catalog import Entry
     from grayctl.model.release import Live
     from grayctl.policy.live import Ended, Unreadable
 
@@ -43,9 +45,16 @@ def list_(ctx: click.Context, as_json: bool) -> None:
 
     Example: grayctl release list
     """
-    from grayctl.consul.releases import list_releases
+    from grayctl.consul.releases import Stored, list_releases
+    from grayctl.consul.staged import list_staged
 
-    rows = [_facts(one) for one in asked(settings_of(ctx), list_releases) if not one.nothing]
+    async def look(client: "ConsulClient") -> "tuple[tuple[Stored, ...], dict[str, Entry]]":
+        return await list_releases(client), await list_staged(client)
+
+    releases, staged = asked(settings_of(ctx), look)
+    found = {one.service: one for one in releases if not one.nothing}
+    services = sorted(found.keys() | staged.keys())
+    rows = [_facts(found.get(name) or Stored(name, None, None), staged.get(name)) for name in services]
     if as_json:
         print_json(rows)
         return
@@ -84,8 +93,23 @@ def history(ctx: click.Context, service: str, as_json: bool) -> None:
     )
 
 
-def _facts(stored: "Stored") -> dict[str, Any]:
-    """One release in short; `note` says why what stands is not what is in force."""
+def _facts(stored: "Stored", staged: "Entry | None" = None) -> dict[str, Any]:
+    """One release in short; `note` says what is staged, and why what stands is not what is in force."""
+    facts = _general(stored)
+    if staged is not None:
+        facts["note"] = "; ".join(filter(None, (_staged_note(staged), facts["note"])))
+    return facts
+
+
+def _staged_note(entry: "Entry") -> str:
+    from grayctl.policy.live import Unreadable
+    from grayctl.policy.staging import decode_staged
+
+    found = decode_staged(entry.key, entry.value)
+    return found.reason if isinstance(found, Unreadable) else f"another is staged for {found.scope.text}"
+
+
+def _general(stored: "Stored") -> dict[str, Any]:
     from grayctl.errors import ReleaseError
     from grayctl.model.release import Live
     from grayctl.policy.document import read_release
@@ -94,6 +118,8 @@ def _facts(stored: "Stored") -> dict[str, Any]:
 
     live = live_of(stored)
     found = {"service": stored.service, "stable": "", "traffic": "", "routes": 0, "revision": stored.revision}
+    if stored.nothing:
+        return found | {"in_force": False, "note": "no release"}
     if stored.policy is None:
         key_is_gone = "the policy's key is gone and what was in force stays: apply one, or `release delete`"
         return found | {"in_force": False, "note": key_is_gone}

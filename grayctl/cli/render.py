@@ -137,14 +137,14 @@ def _files(settings: Settings, catalog: "Catalog", standing: "Standing | None") 
     """
     from grayctl.nginx.generations import Store
     from grayctl.policy.resolve import Limits, resolve
-    from grayctl.policy.standing import Policies
+    from grayctl.policy.standing import Here, Policies
     from grayctl.render.fileset import Dialect, Renderer, in_force_of, known_of
     from grayctl.render.templates import Templates
 
     store = Store(Path(settings.state_dir))
     current = store.current()
     served = store.objects(current) if current else {}
-    standing = standing or Policies(in_force_of(served)).judge(catalog.kv)
+    standing = standing or Policies(in_force_of(served)).judge(catalog.kv, Here(settings.node, settings.labels))
     plan = resolve(catalog, known_of(served), settings, Limits(), standing=standing)
     renderer = Renderer(Templates(settings.templates_dir), settings, Dialect())
     objects, failed = renderer.objects(plan)

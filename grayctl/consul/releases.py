@@ -163,8 +163,12 @@ def portions(changes: Sequence[Change]) -> tuple[tuple[Change, ...], ...]:
     return tuple(tuple(one) for one in found)
 
 
-async def write_releases(client: ConsulClient, changes: Sequence[Change], act: Act) -> Written | Conflict:
+async def write_releases(
+    client: ConsulClient, changes: Sequence[Change], act: Act, *, also: Sequence[Operation] = ()
+) -> Written | Conflict:
     """Make all the changes, or none of them, with their history and their audit, in one transaction.
+
+    `also` is done in the same transaction.
 
     A policy that was edited by hand and is replaced now comes into the history before, in a transaction of its own.
 
@@ -177,7 +181,7 @@ async def write_releases(client: ConsulClient, changes: Sequence[Change], act: A
         ConsulError: a read failed after a few attempts; or the write, which is not tried again, since it may have
             happened although its answer was lost: read before you write again.
     """
-    needed: list[Operation] = []
+    needed: list[Operation] = [*also]
     pruned: list[Operation] = []
     written: list[int] = []
     for change in changes:
@@ -218,16 +222,20 @@ def _change(client: ConsulClient, change: Change) -> list[Operation]:
 
 def _record(client: ConsulClient, service: str, version: Version, *, known: bool) -> list[Operation]:
     """The act, and the version unless the history has its text already."""
-    act = version.act
     entry = AuditEntry(
-        service=service, action=version.action, number=version.number, revision=version.revision, act=act
+        service=service, action=version.action, number=version.number, revision=version.revision, act=version.act
     )
-    key = _key(client, "audit", service, f"{_stamp(act.time)}-{version.number:06d}-{act.trace_id}")
-    found = [transaction.write(key, msgspec.json.encode(entry), seen=0)]
+    found = [audited(client, entry)]
     if not known:
         key = _version_key(client, service, version.number)
         found.append(transaction.write(key, msgspec.json.encode(version), seen=0))
     return found
+
+
+def audited(client: ConsulClient, entry: AuditEntry) -> Operation:
+    """What writes an act into the audit."""
+    name = f"{_stamp(entry.act.time)}-{entry.number:06d}-{entry.act.trace_id}"
+    return transaction.write(_key(client, "audit", entry.service, name), msgspec.json.encode(entry), seen=0)
 
 
 # ---------------------------------------------------------------- what was edited by hand

@@ -12,6 +12,10 @@ class Action(StrEnum):
     EDIT = "edit"  # the key was edited by hand, and grayctl found it
     ROLLBACK = "rollback"
     DELETE = "delete"
+    STAGE = "stage"
+    WIDEN = "widen"
+    PROMOTE = "promote"
+    DISCARD = "discard"
 
 
 class Act(msgspec.Struct, frozen=True, kw_only=True):
@@ -50,8 +54,8 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One act: `<prefix>/audit/<service>/<time>-<number>-<trace id>`.
 
     Attributes:
-        number: of the version in the history that is in force since then.
-        revision: of the policy that is in force since then; empty when it was deleted.
+        number: of the version in the history that is in force since then; 0 for what is staged.
+        revision: of the policy that is in force, or staged, since then; empty when it was deleted or discarded.
     """
 
     service: str

@@ -87,8 +87,9 @@ def _changes(before: InForce, after: InForce) -> Iterator[str]:
         yield f"stable: {old.stable} -> {new.stable}"
     anew = _placed_anew(before, after)
     if old.identity != new.identity:
-        consequence = ": every user is placed anew, and may change the version" if anew else ""
-        yield f"identity: {_identity(old.identity)} -> {_identity(new.identity)}{consequence}"
+        yield f"identity: {_identity(old.identity)} -> {_identity(new.identity)}"
+    if anew:
+        yield "every user is placed anew, and may change the version"
     if old.by_weights != new.by_weights:
         yield "traffic: by the instances' weights" + ("" if new.by_weights else " no more")
     if old.shares != new.shares:
@@ -101,7 +102,8 @@ def _changes(before: InForce, after: InForce) -> Iterator[str]:
 
 def _placed_anew(before: InForce, after: InForce) -> bool:
     """Whether those who have a canary are others than before, whatever the shares."""
-    return before.release.identity != after.release.identity and gives_shares(before.live) and gives_shares(after.live)
+    alike = before.release.identity == after.release.identity and before.live.salt == after.live.salt
+    return not alike and gives_shares(before.live) and gives_shares(after.live)
 
 
 def _moved(before: InForce, after: InForce, route: str) -> Iterator[str]:

@@ -14,6 +14,7 @@ from grayctl.policy.document import read_release
 from grayctl.policy.drains import drained
 from grayctl.policy.lists import entries_of
 from grayctl.policy.live import Ended, Unreadable, decode_live, revision_of
+from grayctl.policy.staging import Staged, decode_staged
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +57,14 @@ class Standing:
 NO_RELEASES = Standing({}, {}, {}, ())
 
 
+@dataclass(frozen=True, slots=True)
+class Here:
+    """The node that follows: staged policies are for some nodes alone."""
+
+    node: str
+    labels: Mapping[str, str]
+
+
 class Policies:
     """Reads policies as they come, each text once, and remembers what was in force.
 
@@ -65,14 +74,16 @@ class Policies:
 
     def __init__(self, before: Mapping[str, InForce]) -> None:
         self._in_force = dict(before)
+        self._staged: dict[str, InForce] = {}
         self._read: dict[str, tuple[bytes, Release | str]] = {}
         self._lists: dict[str, tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
 
-    def judge(self, kv: Mapping[str, tuple[Entry, ...]]) -> Standing:
+    def judge(self, kv: Mapping[str, tuple[Entry, ...]], here: Here | None = None) -> Standing:
         """What is in force now.
 
         Args:
-            kv: the entries of `releases`, `live`, `lists` and `drains`.
+            kv: the entries of `releases`, `live`, `staged`, `lists` and `drains`.
+            here: the node; without it no staged policy counts.
         """
         policies = _by_name(kv.get("releases", ()))
         lives = _by_name(kv.get("live", ()))
@@ -93,10 +104,13 @@ class Policies:
                 unled.append(Unled(service, found, revision_of(policy.value), before, policy, seen))
             else:
                 problems[service] = str(found)
-        self._read = {service: one for service, one in self._read.items() if service in policies}
+        staged = self._judge_staged(_by_name(kv.get("staged", ())), here, problems) if here else {}
+        used = {entry.key for name in ("releases", "staged") for entry in kv.get(name, ())}
+        self._read = {key: one for key, one in self._read.items() if key in used}
         out, unreadable = drained(kv.get("drains", ()))
         problems.update({service: why for service, why in unreadable.items() if service not in problems})
-        return Standing(dict(self._in_force), self._all_lists(kv.get("lists", ())), problems, tuple(unled), out)
+        in_force = self._in_force | staged
+        return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out)
 
     def _judge(
         self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None
@@ -107,7 +121,7 @@ class Policies:
                 f"its policy is gone from Consul; what was in force stays. "
                 f"If that is meant: grayctl release delete {service}"
             )
-        release = self._release(service, policy)
+        release = self._release(service, policy.key, policy.value)
         if isinstance(release, str):
             return release
         if isinstance(live, Unreadable):
@@ -116,14 +130,35 @@ class Policies:
             return InForce(release, live)
         return release
 
-    def _release(self, service: str, policy: Entry) -> Release | str:
-        known = self._read.get(service)
-        if known is None or known[0] != policy.value:
+    def _judge_staged(self, entries: Mapping[str, Entry], here: Here, problems: dict[str, str]) -> dict[str, InForce]:
+        """The staged policies that this node follows; one that breaks stays as it was."""
+        found: dict[str, InForce] = {}
+        for service, entry in entries.items():
+            staged = decode_staged(entry.key, entry.value)
+            wrong = staged.reason if isinstance(staged, Unreadable) else ""
+            if isinstance(staged, Staged):
+                if not staged.scope.covers(service, here.node, here.labels):
+                    continue
+                release = self._release(service, entry.key, staged.text)
+                if isinstance(release, Release):
+                    known, new = self._staged.get(service), InForce(release, staged.live)
+                    found[service] = known if known == new else new
+                    continue
+                wrong = release
+            problems[service] = wrong
+            if service in self._staged:
+                found[service] = self._staged[service]
+        self._staged = found
+        return found
+
+    def _release(self, service: str, key: str, text: bytes) -> Release | str:
+        known = self._read.get(key)
+        if known is None or known[0] != text:
             try:
-                known = policy.value, read_release(policy.value, policy.key, service=service)
+                known = text, read_release(text, key, service=service)
             except ReleaseError as error:
-                known = policy.value, str(error)
-            self._read[service] = known
+                known = text, str(error)
+            self._read[key] = known
         return known[1]
 
     def _all_lists(self, entries: Iterable[Entry]) -> dict[str, tuple[str, ...]]:

@@ -2,6 +2,7 @@
 
 from collections import Counter
 
+import msgspec
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -12,7 +13,6 @@ from grayctl.policy.document import read_release
 from grayctl.policy.live import follow, revision_of
 from grayctl.policy.slots import allot
 
-ANEW = "every user is placed anew, and may change the version"
 BASE = "service: shop\nstable: v1\n"
 
 
@@ -71,7 +71,8 @@ def test_the_end_of_a_release_is_told() -> None:
             "traffic: {v2: 5}",
             "identity: [{header: X-User-ID}, client_ip]\ntraffic: {v2: 6}",
             [
-                'identity: client_ip -> header("X-User-ID"), client_ip: ' + ANEW,
+                'identity: client_ip -> header("X-User-ID"), client_ip',
+                "every user is placed anew, and may change the version",
                 "traffic: v2 5% -> v2 6% of all users",
             ],
         ),
@@ -138,6 +139,15 @@ def test_a_promotion_says_who_moves() -> None:
         "traffic: v2 25%, v3 5% -> v3 5% of all users",
         "70% of all users move from v1 to v2",
     ]
+
+
+def test_shares_with_a_salt_of_their_own_place_every_user_anew() -> None:
+    old, new = in_force(BASE + "traffic: {v2: 5}"), in_force(BASE + "traffic: {v2: 10}")
+    other = msgspec.structs.replace(new, live=msgspec.structs.replace(new.live, salt="another"))
+    assert difference(old, other) == (
+        "every user is placed anew, and may change the version",
+        "traffic: v2 5% -> v2 10% of all users",
+    )
 
 
 def test_a_long_condition_is_cut() -> None:

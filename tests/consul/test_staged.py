@@ -1,0 +1,93 @@
+"""Staging over a real Consul: by check-and-set, with the audit; whoever comes second is told and changes nothing."""
+
+import asyncio
+from collections.abc import AsyncIterator
+
+import pytest
+
+from grayctl.consul.client import ConsulClient
+from grayctl.consul.releases import Change, Conflict, Stored, Written, audit, get_release, history
+from grayctl.consul.staged import discard, get_staged, list_staged, promote, write_staged
+from grayctl.model.catalog import Entry
+from grayctl.model.history import Act, Action
+from grayctl.model.release import Live
+from grayctl.policy.live import revision_of
+from grayctl.policy.staging import Scope, Staged, decode_staged
+from grayctl.settings import ConsulSettings
+from tests.support.consul import Consul
+
+
+@pytest.fixture
+async def client(consul: Consul, unique: str) -> AsyncIterator[ConsulClient]:
+    async with ConsulClient(ConsulSettings(address=consul.address, prefix=unique), connections=2) as client:
+        yield client
+
+
+def act(number: int) -> Act:
+    return Act(author="ann", reason="", trace_id=f"t{number}", time=1_800_000_000.0 + number)
+
+
+def staged(text: bytes) -> Staged:
+    return Staged(Scope(share=1000), text, Live(revision_of(text), "", "v1"))
+
+
+def change(text: bytes, seen: Stored) -> Change:
+    return Change(seen, Action.PROMOTE, text, Live(revision_of(text), "", "v1"))
+
+
+async def stage(client: ConsulClient, text: bytes, number: int, seen: Entry | None) -> Conflict | None:
+    return await write_staged(client, "shop", staged(text), Action.STAGE, act(number), seen=seen)
+
+
+async def test_of_two_who_stage_at_once_one_wins(client: ConsulClient) -> None:
+    for turn in range(5):
+        seen = await get_staged(client, "shop")
+        texts = [b"a%d" % turn, b"b%d" % turn]
+        results = await asyncio.gather(*(stage(client, text, 2 * turn + n, seen) for n, text in enumerate(texts)))
+        assert sorted(one is None for one in results) == [False, True]
+        found = await get_staged(client, "shop")
+        assert found is not None
+        assert decode_staged(found.key, found.value) == staged(texts[results.index(None)])
+    assert [one.action for one in await audit(client, "shop")] == [Action.STAGE] * 5
+    assert (await list_staged(client)).keys() == {"shop"}
+
+
+async def test_what_was_staged_anew_is_neither_promoted_nor_discarded_by_who_saw_the_old(client: ConsulClient) -> None:
+    await stage(client, b"one", 1, None)
+    old = await get_staged(client, "shop")
+    assert old is not None
+    await stage(client, b"two", 2, old)
+    new = await get_staged(client, "shop")
+    assert new is not None
+    nothing = await get_release(client, "shop")
+    assert await promote(client, change(b"one", nothing), act(3), seen=old) == Conflict((old.key,))
+    assert await discard(client, nothing, act(4), seen=old) == Conflict((old.key,))
+    assert (await get_staged(client, "shop"), await get_release(client, "shop")) == (new, nothing)
+
+    assert await promote(client, change(b"two", nothing), act(5), seen=new) == Written((1,))
+    assert await get_staged(client, "shop") is None
+    release = await get_release(client, "shop")
+    assert release.policy is not None
+    assert release.policy.value == b"two"
+    assert await promote(client, change(b"two", release), act(6), seen=new) == Conflict((new.key,)), "not twice"
+    assert [one.action for one in await history(client, "shop")] == [Action.PROMOTE]
+
+
+async def test_a_discard_leaves_the_release_alone_and_ends_one_that_is_none(client: ConsulClient) -> None:
+    await stage(client, b"one", 1, None)
+    seen = await get_staged(client, "shop")
+    assert seen is not None
+    assert await promote(client, change(b"one", await get_release(client, "shop")), act(2), seen=seen) == Written((1,))
+    release = await get_release(client, "shop")
+    await stage(client, b"two", 3, None)
+    seen = await get_staged(client, "shop")
+    assert seen is not None
+    assert await discard(client, release, act(4), seen=seen) is None
+    assert await get_release(client, "shop") == release
+    other = Stored("cart", None, None)
+    await write_staged(client, "cart", staged(b"x"), Action.STAGE, act(5), seen=None)
+    seen = await get_staged(client, "cart")
+    assert seen is not None
+    assert await discard(client, other, act(6), seen=seen) is None
+    ended = await get_release(client, "cart")
+    assert (ended.nothing, ended.live is not None) == (True, True)
