@@ -148,6 +148,7 @@ def when(seconds: float) -> str:
 
 def print_table(heads: list[str], rows: list[list[str]]) -> None:
     """Columns that are as wide as they must be."""
-    widths = [max(map(len, column)) for column in zip(heads, *rows, strict=True)]
-    for row in (heads, *rows):
+    lines = [["".join(letter if letter.isprintable() else " " for letter in cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(heads, *lines, strict=True)]
+    for row in (heads, *lines):
         click.echo("  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip())

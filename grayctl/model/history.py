@@ -24,7 +24,7 @@ class Act(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         author: the accessor of a Consul token; without ACLs the user of the machine; empty when nobody knows.
         reason: in the author's words.
-        trace_id: letters and digits; the logs of the daemons that apply it have it too.
+        trace_id: letters and digits; one for all that one command did.
         time: wall clock, seconds since the epoch.
     """
 
