@@ -11,7 +11,8 @@ from dataclasses import dataclass
 
 _WORD = re.compile(r"[A-Za-z0-9_.+-]{1,255}\Z")
 _VARIABLE = re.compile(r"[a-z0-9_]{1,128}\Z")
-_EXPRESSION = re.compile(r"[A-Za-z0-9_$:/.{}=&?-]{1,255}\Z")
+# a brace but of `${name}` would open a block of nginx's, or end one
+_EXPRESSION = re.compile(r"(?=.{1,255}\Z)(?:[A-Za-z0-9_:/.=&?-]|\$[A-Za-z0-9_]+|\$\{[A-Za-z0-9_]+\})+\Z")
 _PATH = re.compile(r"/[^\x00-\x1f\x7f\"'\\${};]*\Z")
 _VALUE = re.compile(r"[^\x00$]*\Z")
 _LONGEST_TOKEN = 4000  # nginx reads a configuration through a buffer of 4096 bytes: "too long parameter"
@@ -59,7 +60,8 @@ class Expression:
     It comes from settings or a policy, never from a registration.
 
     Raises:
-        ValueError: on blanks, quotes, semicolons or anything else that could end the argument.
+        ValueError: on blanks, quotes, semicolons, braces but those of `${name}`, or anything else that could end the
+            argument; on a dollar sign without a name.
     """
 
     text: str

@@ -1,4 +1,4 @@
-"""Backends that say their version, and clients, of the protocols that tests speak by hand: TCP and gRPC."""
+"""Backends that say their version, and clients: of TCP, of gRPC, and of HTTP to the byte."""
 
 import contextlib
 import http.server
@@ -57,3 +57,28 @@ def grpc_server(version: str, port: int, *services: str) -> grpc.Server:
     assert server.add_insecure_port(f"127.0.0.1:{port}") == port
     server.start()
     return server
+
+
+class Connection:
+    """One keep-alive connection; answers have a Content-Length."""
+
+    def __init__(self, port: int) -> None:
+        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self._file = self._socket.makefile("rb")
+
+    def ask(self, raw: bytes) -> str:
+        """Send these bytes; the body of the answer, whose status must be 200."""
+        self._socket.sendall(raw)
+        status = self._file.readline()
+        length = 0
+        while (line := self._file.readline()) not in {b"\r\n", b""}:
+            if line.lower().startswith(b"content-length:"):
+                length = int(line.split(b":")[1])
+        body = self._file.read(length)
+        assert b" 200 " in status, (status, raw)
+        return body.decode()
+
+    def close(self) -> None:
+        """End it."""
+        self._file.close()
+        self._socket.close()

@@ -5,7 +5,6 @@ GRAYCTL_DIFFERENTIAL sets the number of requests (10,000 unless told); a failure
 
 import json
 import os
-import socket
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from grayctl.policy.explain import explain
 from grayctl.policy.live import follow
 from grayctl.policy.request import Request
 from tests.releases import invent
+from tests.releases.clients import Connection
 from tests.releases.oracle import Sent, World, decide
 from tests.releases.site import Instance, plan_in_force, served
 from tests.support.ports import free_ports
@@ -82,29 +82,6 @@ def _http(cases: Mapping[str, Case], ports: list[int]) -> str:
         location / {{ return 200 "{body}"; }}
     }}
 """
-
-
-class Connection:
-    """One keep-alive connection; answers have a Content-Length."""
-
-    def __init__(self, port: int) -> None:
-        self._socket = socket.create_connection(("127.0.0.1", port), timeout=10)
-        self._file = self._socket.makefile("rb")
-
-    def ask(self, raw: bytes) -> str:
-        self._socket.sendall(raw)
-        status = self._file.readline()
-        length = 0
-        while (line := self._file.readline()) not in {b"\r\n", b""}:
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        body = self._file.read(length)
-        assert b" 200 " in status, (status, raw)
-        return body.decode()
-
-    def close(self) -> None:
-        self._file.close()
-        self._socket.close()
 
 
 def _request(sent: Sent) -> Request:
