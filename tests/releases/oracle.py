@@ -141,7 +141,9 @@ class _Oracle:
             return any(self.equal(source, value, one) for one in texts)
         check: dict[str, Callable[[], bool]] = {
             "prefix": lambda: self.prefix(source, value, operand),
-            "suffix": lambda: any(value.endswith(one) for one in self.spellings(source, operand)),
+            "suffix": lambda: any(
+                len(value) in self.ends(source, value, operand, start) for start in range(len(value) + 1)
+            ),
             "regex": lambda: value != "" and pcre2.search(operand.encode(), value.encode()) is not None,
             "has": lambda: operand in [part.strip(" \t") for part in value.split(",")],
             "in_list": lambda: self.listed(source, value, operand),
@@ -152,23 +154,30 @@ class _Oracle:
     def equal(self, source: str, value: str, wanted: str) -> bool:
         if source == "host" and wanted.startswith("*."):
             return value.endswith(wanted[1:]) and value != wanted[1:]
-        return value in self.spellings(source, wanted)
+        return len(value) in self.ends(source, value, wanted)
 
     def prefix(self, source: str, value: str, wanted: str) -> bool:
         if source == "path" and not wanted.endswith("/"):
             return value == wanted or value.startswith(wanted + "/")
-        return any(value.startswith(one) for one in self.spellings(source, wanted))
+        return bool(self.ends(source, value, wanted))
 
-    def spellings(self, source: str, wanted: str) -> set[str]:
-        """The text itself; in a query or cookie also percent-encoded."""
-        if source not in {"query", "cookie"}:
-            return {wanted}
-        encoded = quote(wanted, safe="")
-        lower = re.sub("%..", lambda found: found[0].lower(), encoded)
-        found = {wanted, encoded, lower}
-        if source == "query":
-            found |= {one.replace("%20", "+") for one in (encoded, lower)} | {wanted.replace(" ", "+")}
-        return found
+    def ends(self, source: str, value: str, wanted: str, start: int = 0) -> set[int]:
+        """Where the text can end that begins at `start`: in a query or cookie each letter may stand percent-encoded."""
+        at = {start}
+        for letter in wanted:
+            spelled = [letter]
+            if source in {"query", "cookie"}:
+                spelled.append(quote(letter, safe=""))
+            if source == "query" and letter == " ":
+                spelled.append("+")
+            at = {
+                place + len(one)
+                for place in at
+                for one in spelled
+                if value[place : place + len(one)] == one
+                or (len(one) > 1 and value[place : place + len(one)].upper() == one)
+            }
+        return at
 
     def listed(self, source: str, value: str, name: str) -> bool:
         entries = self.world.lists.get(name, ())
