@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import msgspec
 import pytest
 import yaml
@@ -12,10 +13,11 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from grayctl.errors import ReleaseError
-from grayctl.model.release import Condition, Input, Release
+from grayctl.model.release import Release
+from grayctl.policy import wire
 from grayctl.policy.document import read_document, read_release
 from grayctl.policy.lint import lint
-from grayctl.policy.predicates import conditions_of, quoted
+from tests.support.policies import FIELDS, NASTY
 
 EXAMPLES = sorted((Path(__file__).parents[2] / "examples/releases").glob("*.yaml"))
 
@@ -35,7 +37,7 @@ operators = st.fixed_dictionaries(
         "has": words,
         "in": st.lists(words, min_size=1, max_size=3),
         "in_list": st.sampled_from(["l1", "l2"]),
-        "present": st.sampled_from(["true", "false"]),
+        "present": st.booleans(),
     },
 ).filter(bool)
 tests = st.one_of(words, st.lists(words, min_size=1, max_size=3), operators)
@@ -86,7 +88,7 @@ policies = st.fixed_dictionaries(
             optional={"versions": st.lists(versions, min_size=1), "unknown": st.sampled_from(["stable", "reject"])},
         ),
         "balance": st.sampled_from(["random", "ip_hash"]),
-        "upstream": st.fixed_dictionaries({}, optional={"keepalive": st.just("8"), "fail_timeout": st.just("1.5s")}),
+        "upstream": st.fixed_dictionaries({}, optional={"keepalive": st.just(8), "fail_timeout": st.just("1.5s")}),
         "when_empty": st.sampled_from(["keep_last", "reject"]),
     },
 )
@@ -132,6 +134,16 @@ def test_the_order_of_alternatives_changes_nothing(policy: dict[str, Any], data:
     assert read_release(json.dumps(other), "p") == release
 
 
+VALIDATOR = jsonschema.Draft202012Validator(wire.schema())
+
+
+@settings(deadline=None)
+@given(policies)
+def test_the_schema_takes_what_the_reader_takes(policy: dict[str, Any]) -> None:
+    read_release(json.dumps(policy), "p")
+    VALIDATOR.validate(policy)
+
+
 @settings(deadline=None)
 @given(policies)
 def test_a_release_survives_encoding_and_lint_never_fails(policy: dict[str, Any]) -> None:
@@ -145,106 +157,9 @@ def test_a_release_survives_encoding_and_lint_never_fails(policy: dict[str, Any]
 # ---------------------------------------------------------------- a text is kept or refused
 
 
-def routed(match: dict[str, Any], **more: Any) -> dict[str, Any]:
-    return {"service": "s", "stable": "v1", "routes": [{"name": "r", "match": match, "to": "v2"}], **more}
-
-
-def when(expression: str) -> dict[str, Any]:
-    return {"service": "s", "stable": "v1", "routes": [{"name": "r", "when": expression, "to": "v2"}]}
-
-
-def condition(release: Release) -> Condition:
-    (found,) = conditions_of(release.routes[0].predicate)
-    return found
-
-
-def value(release: Release) -> str:
-    found = condition(release)
-    return found.values[0] if found.values else ""  # an empty text is absence
-
-
-def name(release: Release) -> str:
-    return condition(release).input.name
-
-
-def identity(release: Release) -> Input:
-    assert release.identity is not None
-    return release.identity[0]
-
-
-Field = tuple[Callable[[str], dict[str, Any]], Callable[[Release], str]]
-FIELDS: dict[str, Field] = {
-    "service": (lambda text: {"service": text, "stable": "v1"}, lambda release: release.service),
-    "stable": (lambda text: {"service": "s", "stable": text}, lambda release: release.stable),
-    "traffic": (
-        lambda text: {"service": "s", "stable": "v1", "traffic": {text: 5}},
-        lambda release: release.shares[0][0] if release.shares else release.stable,
-    ),
-    "route name": (
-        lambda text: {"service": "s", "stable": "v1", "routes": [{"name": text, "match": {"path": "/"}, "to": "v2"}]},
-        lambda release: release.routes[0].name,
-    ),
-    "to": (
-        lambda text: {"service": "s", "stable": "v1", "routes": [{"name": "r", "match": {"path": "/"}, "to": text}]},
-        lambda release: release.routes[0].to,
-    ),
-    "identity header": (
-        lambda text: {"service": "s", "stable": "v1", "identity": {"header": text}},
-        lambda release: identity(release).name,
-    ),
-    "identity query": (
-        lambda text: {"service": "s", "stable": "v1", "identity": {"query": text}},
-        lambda release: identity(release).name,
-    ),
-    "header name": (lambda text: routed({"header": {text: "a"}}), name),
-    "cookie name": (lambda text: routed({"cookie": {text: "a"}}), name),
-    "query name": (lambda text: routed({"query": {text: "a"}}), name),
-    "header": (lambda text: routed({"header": {"X": text}}), value),
-    "header in": (lambda text: routed({"header": {"X": {"in": [text]}}}), value),
-    "cookie prefix": (lambda text: routed({"cookie": {"X": {"prefix": text}}}), value),
-    "query suffix": (lambda text: routed({"query": {"X": {"suffix": text}}}), value),
-    "regex": (lambda text: routed({"query": {"X": {"regex": text}}}), value),
-    "has": (lambda text: routed({"header": {"X": {"has": text}}}), value),
-    "in_list": (lambda text: routed({"header": {"X": {"in_list": text}}}), value),
-    "path": (lambda text: routed({"path": text}), value),
-    "path prefix": (lambda text: routed({"path": {"prefix": text}}), value),
-    "method": (lambda text: routed({"method": text}), value),
-    "port": (lambda text: routed({"port": text}), value),
-    "device": (lambda text: routed({"device": text}), value),
-    "identity": (lambda text: routed({"identity": text}), value),
-    "when value": (lambda text: when(f'header("X") == {quoted(text)}'), value),
-    "when name": (lambda text: when(f"present(query({quoted(text)}))"), name),
-    "when regex": (lambda text: when(f"matches(path, {quoted(text)})"), value),
-    "explicit": (
-        lambda text: {"service": "s", "stable": "v1", "explicit": {"cookie": text}},
-        lambda release: release.explicit.input.name if release.explicit else "",
-    ),
-    "explicit version": (
-        lambda text: {"service": "s", "stable": "v1", "explicit": {"cookie": "x", "versions": [text]}},
-        lambda release: release.explicit.versions[0] if release.explicit else "",
-    ),
-    "region": (
-        lambda text: {"service": "s", "stable": "v1", "regions": {text: ["10.0.0.0/8"]}},
-        lambda release: release.regions[0].name,
-    ),
-    "region value": (
-        lambda text: {"service": "s", "stable": "v1", "regions": {"r": {"variable": "$x", "values": [text]}}},
-        lambda release: release.regions[0].values[0],
-    ),
-    "hash": (
-        lambda text: {"service": "s", "stable": "v1", "balance": {"hash": text}},
-        lambda release: release.balance.key.text if release.balance.key else "",
-    ),
-}
-nasty = st.sampled_from(
-    [
-        "", " ", "~", "null", "default", "hostnames", "~.", "~*a", "$x", "${x}", "a;b", "a}b{", '"', "'", "\\", "\\\\n",
-        "a\nb", "a\tb", "\x00", "#", "# a", "a #b", "- a", "? a", ": a", "a: b", "{a", "[a", "*a", "&a", "!a", "|", ">",
-        "%", "@a", "`a", "<<", "=", "yes", "0777", "1_000", ".inf", "2001-01-01", "\ufeff", "\u2028", "\x85", "\x7f",
-        "🦀", "\ud83e", "é" * 128, "x" * 257, "(", "(?<a>b)", "a|b", "*.example.com", "volatile", "include", "always",
-    ]
-)  # fmt: skip
-anything = st.one_of(nasty, st.text(), st.text(alphabet="ab01.-_/$*~\\\"'{};: ,", min_size=1, max_size=20))
+anything = st.one_of(
+    st.sampled_from(NASTY), st.text(), st.text(alphabet="ab01.-_/$*~\\\"'{};: ,", min_size=1, max_size=20)
+)
 
 
 @pytest.mark.parametrize("field", FIELDS)
