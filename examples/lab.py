@@ -7,6 +7,7 @@ a condition that does not come is `Trouble`, with the end of the log that tells 
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
 import random
@@ -83,6 +84,7 @@ class Traffic:
     def __post_init__(self) -> None:
         # (when the request began, version, instance), the newest last
         self.answers: deque[tuple[float, str, str]] = deque(maxlen=self.window)
+        self._visitors = itertools.count()
 
     def since(self, moment: float) -> list[tuple[str, str]]:
         """Version and instance of every answer to a request that began after `moment`."""
@@ -94,7 +96,8 @@ class Traffic:
             began = time.monotonic()
             self.requests += 1
             try:
-                async with session.get(url, headers={"Connection": "close"}) as response:
+                headers = {"Connection": "close", "X-User-ID": f"visitor-{next(self._visitors)}"}
+                async with session.get(url, headers=headers) as response:
                     response.raise_for_status()
                     answer = await response.json()
                     self.answers.append((began, answer["version"], answer["instance"]))
@@ -204,6 +207,12 @@ class Lab:
                 return status in {0, response.status}
         except (aiohttp.ClientError, TimeoutError):
             return False
+
+    async def visit(self, headers: dict[str, str]) -> str:
+        """The version that answers one request."""
+        async with self.session.get(self.url, headers=headers) as response:
+            response.raise_for_status()
+            return str((await response.json())["version"])
 
     async def put(self, url: str, text: str) -> None:
         async with self.session.put(url, data=text) as response:

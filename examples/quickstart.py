@@ -32,6 +32,20 @@ BROKEN_TEMPLATE = "no_such_directive on;\n"
 # nginx -t says yes, since it passes over a port that is taken; the reload then fails, in silence.
 UNTAKEABLE_TEMPLATE = '{{% include "service.conf.j2" %}}\nserver {{ listen 127.0.0.1:{port}; }}\n'
 
+POLICY = """\
+service: shop
+stable: v1
+identity: [{header: X-User-ID}, client_ip]
+traffic: {v2: 10}
+routes:
+  - {name: testers, match: {header: {X-Version: v2}}, to: v2}
+"""
+PROMOTED = """\
+service: shop
+stable: v2
+identity: [{header: X-User-ID}, client_ip]
+"""
+
 
 class Story:
     """One telling: `tell` raises Trouble where a fact is not as it should be."""
@@ -42,6 +56,7 @@ class Story:
         self.template = lab.templates / "services" / "shop.conf.j2"
         self.instances: list[Instance] = []  # those that run
         self.weights: dict[str, int] = {}  # id -> weight, of those that shall be served
+        self.shares: dict[str, float] = {}  # version -> its share, once a release decides
         self.began = time.monotonic()
         self.seen: dict[str, Any] = {}
         self._number = 0
@@ -51,6 +66,7 @@ class Story:
         await self.coming_and_going()
         await self.broken_template()
         await self.silent_failure()
+        await self.release()
 
     async def beginning(self) -> None:
         lab = self.lab
@@ -125,7 +141,39 @@ class Story:
         await self.render()
         await self.served()
 
+    async def release(self) -> None:
+        lab = self.lab
+        self.title("A release: v2 for a tenth of the users, always the same ones, whatever the instances weigh.")
+        policy = lab.base / "shop-release.yaml"
+        policy.write_text(POLICY, encoding="utf-8")
+        await self.grayctl("release", "apply", str(policy), "--yes", "--reason", "the quickstart")
+        self.shares = {"v1": 0.9, "v2": 0.1}
+        await self.served()
+        said = await self.grayctl("explain", "shop", "--header", "X-User-ID: visitor-7")
+        self.demand("version v1" in said or "version v2" in said, "explain must name a version")
+
+        self.title("A tester asks for v2, and gets it.")
+        said = await self.grayctl("explain", "shop", "--header", "X-Version: v2")
+        self.demand("version v2" in said, "explain must say v2")
+        answer = await lab.visit({"X-Version": "v2"})
+        self.say("    nginx answers with {}", answer)
+        self.demand(answer == "v2", f"nginx must answer with v2, not {answer}")
+
+        self.title("v2 is good: it becomes stable.")
+        policy.write_text(PROMOTED, encoding="utf-8")
+        await self.grayctl("release", "apply", str(policy), "--yes", "--reason", "v2 is good")
+        self.shares = {"v1": 0.0, "v2": 1.0}
+        await self.served()
+
     # ------------------------------------------------------------ steps
+
+    async def grayctl(self, *arguments: str) -> str:
+        """Run a command that must succeed, and show it."""
+        code, said = await self.lab.grayctl(*arguments)
+        self.say("    $ grayctl {}", " ".join(f"'{one}'" if " " in one else one for one in arguments))
+        self.say("    {}", said.strip().replace("\n", "\n    "))
+        self.demand(code == 0, f"`grayctl {arguments[0]}` must end with 0, not {code}")
+        return said
 
     async def add(self, version: str, weight: int) -> Instance:
         instance = await self.lab.start_instance(version, weight)
@@ -168,7 +216,9 @@ class Story:
         self.demand(not (wrong := self.deviations(answers, weights)), "; ".join(wrong))
 
     def wanted(self, weights: dict[str, int]) -> dict[str, float]:
-        """version -> its share by weight."""
+        """version -> its share: the release's where there is one, else by weight."""
+        if self.shares:
+            return self.shares
         versions: dict[str, float] = {}
         for one in self.instances:
             versions[one.version] = versions.get(one.version, 0.0) + weights.get(one.id, 0) / sum(weights.values())

@@ -55,12 +55,14 @@ def test_the_story_is_true_and_leaves_nothing_behind(ground: Ground) -> None:
     figures = re.findall(r"(v\d) +([\d.]+)% served, +([\d.]+)% wanted", story)
     assert all(abs(float(served) - float(wanted)) <= 5 for _, served, wanted in figures)
     wanted = [float(share) for version, _, share in figures if version == "v2"]
-    assert wanted == [20.0, 27.3, 46.7, 53.8, 53.8, 53.8, 60.0, 60.0, 60.0]
+    assert wanted == [20.0, 27.3, 46.7, 53.8, 53.8, 53.8, 60.0, 60.0, 60.0, 10.0, 100.0]
     generations = [int(number) for number in re.findall(r"generation (\d+); \d+ requests until now", story)]
-    comes, weight, sick, leaves, broken, mended, untaken, over = generations[1:]
+    comes, weight, sick, leaves, broken, mended, untaken, over, released, promoted = generations[1:]
     assert generations[0] < comes < weight < sick < leaves < mended, "every change is a generation"
     assert broken == leaves, "a broken template changes nothing"
     assert mended == untaken == over, "what nginx did not take is rolled back"
+    assert over < released < promoted, "a release is a generation too"
+    assert "nginx answers with v2" in story
     assert 'unknown directive "no_such_directive"' in story
     assert re.search(r"generation \d+ is back, proven again \(exit code 3\)", story)
     assert set(re.findall(r"until now, (\d+) failed", story)) == {"0"}, "no visitor noticed anything"
