@@ -1,6 +1,7 @@
 """Releases by their commands, with a real daemon and a real nginx: who gets what from one apply to the next."""
 
 import http.client
+import json
 from collections import Counter
 from typing import Any
 
@@ -21,8 +22,10 @@ def shop(edge: Edge) -> Edge:
     apply(edge, "stable: v1")
     edge.nginx.server_extra = "location = /who { return 200 '$grayver_shop $grayroute_shop'; }"
     edge.nginx.write_conf()
+    old = set(edge.nginx.children())
     edge.nginx.reload()
     wait_until(lambda: who(edge, "somebody") == "v1 stable", "nginx knows the variables")
+    wait_until(lambda: not old & set(edge.nginx.children()), "nobody answers any more who does not know them")
     return edge
 
 
@@ -41,9 +44,12 @@ def apply(edge: Edge, text: str) -> str:
 
 
 def settle(edge: Edge) -> None:
-    """Wait until the node serves the revision that stands in Consul."""
-    standing = edge.cli("release", "list", "--json").stdout.partition('"revision": "')[2][:16]
-    wait_until(lambda: (serving := release(edge)) and serving["revision"] == standing, f"revision {standing} is served")
+    """Wait until nginx serves the revision that stands in Consul, and nothing older."""
+    standing = json.loads(edge.cli("release", "get", "shop", "--json").stdout)["revision"]
+    wait_until(
+        lambda: (served := edge.events("release_served")) and served[-1]["revision"] == standing,
+        f"revision {standing} is served",
+    )
 
 
 def release(edge: Edge) -> dict[str, Any]:

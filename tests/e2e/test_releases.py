@@ -31,8 +31,10 @@ def released(edge: Edge) -> Edge:
     wait_until(lambda: release(edge), "the policy is in force")
     edge.nginx.server_extra = "location = /route { return 200 '$grayver_shop $grayroute_shop'; }"
     edge.nginx.write_conf()
+    old = set(edge.nginx.children())
     edge.nginx.reload()
     wait_until(lambda: route(edge) in {"v1 stable", "v2 traffic"}, "nginx knows the variables")
+    wait_until(lambda: not old & set(edge.nginx.children()), "nobody answers any more who does not know them")
     return edge
 
 
