@@ -264,5 +264,6 @@ RECIPES: dict[str, Recipe] = {
     "weights": Recipe(
         shares=(Share({"v1 traffic": 0.75, "v2 traffic": 0.25}, _user),), sticky=False, weights={"v1": 3, "v2": 1}
     ),
+    "staged": Recipe(shares=(Share({"v2 traffic": 0.2, "v1 stable": 0.8}, _user),)),
     "everything": _everything(),
 }

@@ -3,6 +3,8 @@
 import contextlib
 import http.client
 import math
+import re
+import shlex
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -11,7 +13,9 @@ from pathlib import Path
 
 import grpc
 import pytest
+from click.testing import CliRunner
 
+from grayctl.cli import cli
 from grayctl.model.plan import ServicePlan
 from grayctl.model.release import Protocol
 from grayctl.policy.document import read_document, read_release
@@ -85,6 +89,28 @@ def _explained(plan: ServicePlan, one: Ask) -> str:
     asked = Request(one.path.encode(), one.method.encode(), headers, one.address, one.port, country)
     told = explain(plan.service, plan.id, plan.tables, asked)
     return f"{told.version} {told.route}" if told.status == http.client.OK else str(told.status)
+
+
+COMMANDS = re.findall(
+    r"^    grayctl (explain .*?) +# (\S+), route (\S+)$",
+    (FOLDER.parents[1] / "docs/releases.md").read_text(encoding="utf-8"),
+    re.MULTILINE,
+)
+
+
+@pytest.mark.parametrize(("command", "answer", "route"), COMMANDS)
+def test_explain_answers_what_the_documentation_says(
+    command: str, answer: str, route: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(FOLDER)
+    done = CliRunner().invoke(cli, shlex.split(command))
+    assert done.exit_code == 0, done.output
+    assert f"{'nginx answers' if answer.isdigit() else 'version'} {answer}\n  route     {route}\n" in done.output
+
+
+def test_the_documentation_tries_most_recipes() -> None:
+    tried = {shlex.split(command)[5].removesuffix(".yaml") for command, _, _ in COMMANDS}
+    assert RECIPES.keys() - tried == {"whitelist", "weights", "staged", "everything"}
 
 
 # ---------------------------------------------------------------- the three kinds of sites
