@@ -21,12 +21,14 @@ class Rule:
     Attributes:
         name: the route's name, `explicit`, `preview`, `traffic`, or empty for a helper of several rules.
         test: what is asked, as the `when` language would say it.
+        shown: what of the request was looked at.
         unless_empty: an empty source means that the test does not hold, and everything else that it does. Otherwise it
             holds when a key matched.
     """
 
     name: str
     test: str
+    shown: Variable
     unless_empty: bool = False
 
 

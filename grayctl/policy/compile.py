@@ -6,7 +6,7 @@ tables of their own: `and`, `or` and `not` only say where the two ends of a test
 """
 
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from grayctl.model.plan import Decision, Graph
 from grayctl.model.release import (
@@ -27,6 +27,7 @@ from grayctl.model.tables import Map, Rule, Split, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Percent, Regex, Text, Variable
 from grayctl.policy import patterns
 from grayctl.policy.inputs import Inputs
+from grayctl.policy.predicates import text_of
 
 # nginx evaluates variables within variables 100 deep, and no deeper ("cycle while evaluating variable"): a longer chain
 # of tests is cut into halves that are evaluated one after the other.
@@ -167,11 +168,12 @@ class _Compiler:
     def _condition(self, condition: Condition, yes: Value, no: Value, route: str) -> Value:
         if yes == no:
             return yes
+        rule = Rule(route, text_of(condition), self._inputs.shown(condition.input))
         if condition.operator is Operator.PRESENT:
-            rule = Rule(route, said(condition), unless_empty=True)
+            rule = replace(rule, unless_empty=True)
             return self._map(self._inputs.of(condition.input), [(MapKey(""), no)], yes, rule)
         for source, keys in self._inputs.questions(condition):
-            no = self._map(source, [(key, yes) for key in keys], no, Rule(route, said(condition)))
+            no = self._map(source, [(key, yes) for key in keys], no, rule)
         return no
 
     def _explicit(self, explicit: Explicit, end: Value) -> Value:
@@ -186,12 +188,14 @@ class _Compiler:
         entries.append((Regex(r"^never\z", ignore_case=True), self._version("explicit", self._release.stable)))
         if len(canaries) == 1:
             entries.append((Regex(r"^always\z", ignore_case=True), self._version("explicit", canaries[0])))
-        rule = Rule("explicit", f"present({explicit.input.text})", unless_empty=True)
+        named = text_of(Condition(explicit.input, Operator.PRESENT))
+        rule = Rule("explicit", named, self._inputs.shown(explicit.input), unless_empty=True)
         decided = self._map(self._inputs.of(explicit.input), entries, unknown, rule)
         if not explicit.networks:
             return decided
         source, keys = self._inputs.inside(explicit.networks)
-        return self._map(source, [(key, decided) for key in keys], end, Rule("explicit", "the network is permitted"))
+        permitted = Rule("explicit", "the network is permitted", Variable("remote_addr"))
+        return self._map(source, [(key, decided) for key in keys], end, permitted)
 
     def _shares(self, route: str, ring: Ring, stable: Value, *, by_weights: bool = False) -> Value:
         """Users by their slots; without an identity stable, until one version has everybody."""
@@ -205,8 +209,9 @@ class _Compiler:
         split = self._split(cuts, route)
         if not self._inputs.user_may_be_empty:
             return split
-        user = Joined((self._inputs.user(),))
-        return self._map(user, [(MapKey(""), stable)], split, Rule(route, "present(identity)", unless_empty=True))
+        user = self._inputs.user()
+        rule = Rule(route, "present(identity)", user, unless_empty=True)
+        return self._map(Joined((user,)), [(MapKey(""), stable)], split, rule)
 
     # ------------------------------------------------------------ tables
 
@@ -228,7 +233,8 @@ class _Compiler:
         source = Joined((Text(self._live.salt), self._inputs.user()))
         shares = tuple((Percent(width), value) for width, value in merged)
         return self._once(
-            ("split", source, shares, rest), lambda name: Split(name, source, shares, rest, Rule(route, "the slot"))
+            ("split", source, shares, rest),
+            lambda name: Split(name, source, shares, rest, Rule(route, "the slot", self._inputs.user())),
         )
 
     def _once(self, key: tuple[object, ...], make: Callable[[Variable], Table]) -> Variable:
@@ -264,23 +270,6 @@ def _size(predicate: Predicate) -> int:
             return _size(part)
         case All(parts) | AnyOf(parts):
             return sum(map(_size, parts))
-
-
-def said(condition: Condition) -> str:
-    """A condition, as the `when` language would say it."""
-    given, values = condition.input.text, condition.values
-    quoted = [value if condition.operator is Operator.NUMBER_IN else f'"{value}"' for value in values]
-    match condition.operator:
-        case Operator.PRESENT:
-            return f"present({given})"
-        case Operator.IN | Operator.NUMBER_IN:
-            return f"{given} == {quoted[0]}" if len(values) == 1 else f"{given} in [{', '.join(quoted)}]"
-        case Operator.REGEX:
-            return f"matches({given}, {quoted[0]})"
-        case Operator.HAS | Operator.IN_LIST | Operator.PREFIX | Operator.SUFFIX:
-            return f"{condition.operator}({given}, {quoted[0]})"
-        case _:
-            return f"{given} {condition.operator} {values[0]}"
 
 
 def _names(value: Value | Joined) -> list[str]:

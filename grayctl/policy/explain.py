@@ -104,7 +104,7 @@ class _Asked:
         found = next(iter(_matches(table, source)), None)
         if table.rule:
             held = bool(source) if table.rule.unless_empty else found is not None
-            self._note(table.rule, source, held=held)
+            self._note(table.rule, held=held)
         value, group = found or (table.default, b"")
         return group if value == Variable("1") else self._value(value)
 
@@ -122,8 +122,8 @@ class _Asked:
             self._tests.setdefault(table.rule.name, []).append(f"slot {self.slot} of {HUNDRED_PERCENT}")
         return _bytes(value.text)
 
-    def _note(self, rule: Rule, source: bytes, *, held: bool) -> None:
-        shown = source.decode("utf-8", "backslashreplace")
+    def _note(self, rule: Rule, *, held: bool) -> None:
+        shown = self.variable(rule.shown.name).decode("utf-8", "backslashreplace")
         says = "holds" if held else "does not hold"
         self._tests.setdefault(rule.name, []).append(f"{rule.test} {says} ({shown!r})")
 

@@ -43,6 +43,11 @@ class Inputs:
         """Where nginx has this input."""
         return Joined((self._variable(given),))
 
+    def shown(self, given: Input) -> Variable:
+        """What of a request tells why a test of this input came out as it did."""
+        derived = {Source.REGION: Variable("remote_addr"), Source.DEVICE: Variable("http_user_agent")}
+        return derived.get(given.source) or self._variable(given)
+
     def _variable(self, given: Input) -> Variable:
         match given.source:
             case Source.HEADER:

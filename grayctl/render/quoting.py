@@ -79,7 +79,8 @@ def _escaped(text: str) -> str:
 _WRITTEN: dict[type, Callable[[Any], str]] = {
     int: str,
     Word: lambda token: token.text,
-    Expression: lambda token: token.text,
+    # `${x}` bare is one argument for nginx and two for other readers of its language
+    Expression: lambda token: f'"{token.text}"' if "{" in token.text else token.text,
     Cidr: lambda token: token.text,
     Path: lambda token: f'"{token.text}"',
     Variable: lambda token: f"${token.name}",

@@ -1,13 +1,69 @@
 """Where nginx gives a pattern up, `explain` says the same."""
 
+import pytest
+
 from grayctl.model.tables import Map, Rule
 from grayctl.model.tokens import Joined, Regex, Text, Variable
-from grayctl.policy.explain import _matches
+from grayctl.policy.explain import _matches, explain
+from grayctl.policy.request import Request
+from tests.releases.site import Instance, plan_of
 
 
 def test_a_pattern_that_takes_too_long_is_not_found_and_nothing_behind_it_is_asked() -> None:
     """As nginx 1.22 does: pcre2_match() failed, -47; the map's default."""
     patterns = ((Regex("^(a+)+$"), Text("1")), (Regex("b"), Text("2")))
-    table = Map(Variable("x"), Joined((Variable("y"),)), patterns, Text(""), Rule("r", "t"))
+    table = Map(Variable("x"), Joined((Variable("y"),)), patterns, Text(""), Rule("r", "t", Variable("y")))
     assert [value for value, _ in _matches(table, b"aab")] == [Text("2")]
     assert list(_matches(table, b"a" * 40 + b"b")) == []
+
+
+POLICY = """
+service: shop
+stable: v1
+identity: [{header: X-User-ID}, client_ip]
+regions: {office: [10.1.0.0/16]}
+routes:
+  - {name: office, match: {region: office, device: ios}, to: v2}
+  - {name: testers, match: {header: {X-Version: v2}}, to: v2}
+"""
+
+
+def test_the_trace_says_what_was_looked_at_and_which_rule_decided() -> None:
+    plan = plan_of(POLICY, [Instance(80, "v1", host="10.0.0.1"), Instance(80, "v2", host="10.0.0.2")])
+    told = explain("shop", "shop", plan.tables, Request(address="10.1.2.3", headers=((b"X-Version", b"v2"),)))
+    assert (told.version, told.route, told.upstream, told.status, told.fallback) == (
+        "v2",
+        "testers",
+        "shop.v2.gray",
+        200,
+        False,
+    )
+    assert [(step.name, step.held) for step in told.trace] == [("office", False), ("testers", True)]
+    assert told.trace[0].why == "device in [\"ios\"] does not hold ('')"
+    assert told.trace[1].why == 'header("X-Version") in ["v2"] holds (\'v2\')'
+
+
+@pytest.mark.parametrize(
+    ("target", "uri"),
+    [
+        (b"/a/b", b"/a/b"),
+        (b"/a//b///", b"/a/b/"),
+        (b"/a/../b", b"/b"),
+        (b"/a/./b/.", b"/a/b/"),
+        (b"/a%2Fb%20c", b"/a/b c"),
+        (b"/%E5%8C%97?x=/../y", "/\u5317".encode()),
+        (b"/a/..", b"/"),
+    ],
+)
+def test_a_path_is_decoded_and_normal(target: bytes, uri: bytes) -> None:
+    assert Request(target=target).variable("uri") == uri
+
+
+def test_a_path_that_leaves_the_root_is_refused_as_nginx_does() -> None:
+    with pytest.raises(ValueError, match="400"):
+        Request(target=b"/../x").variable("uri")
+
+
+@pytest.mark.parametrize(("nginx", "seen"), [((1, 22, 1), b"a"), ((1, 23, 0), b"a, b")])
+def test_a_repeated_header_is_what_that_nginx_makes_of_it(nginx: tuple[int, ...], seen: bytes) -> None:
+    assert Request(headers=((b"X-A", b"a"), (b"x-a", b" b ")), nginx=nginx).variable("http_x_a") == seen
