@@ -50,14 +50,14 @@ async def promote(client: ConsulClient, change: Change, act: Act, *, seen: Entry
 
 
 async def discard(client: ConsulClient, release: Stored, act: Act, *, seen: Entry) -> Conflict | None:
-    """Take back what is staged; its nodes follow the release again, and where there is none it has ended.
+    """Take back what is staged; its nodes follow the release again, and where there never was one it has ended.
 
     Raises:
         ConsulError: as `write_staged`.
     """
     entry = AuditEntry(service=release.service, action=Action.DISCARD, number=0, revision="", act=act)
     operations = [*_unstaging(seen), audited(client, entry)]
-    if release.policy is None:
+    if release.nothing:
         index = release.live.modify_index if release.live else 0
         live = f"{client.settings.prefix}/live/{release.service}"
         operations.append(transaction.write(live, encode_ended(), seen=index))

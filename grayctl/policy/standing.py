@@ -1,7 +1,8 @@
 """What Consul's KV says about releases -> what is in force for each service, and what is wrong with the rest.
 
 A policy is in force together with the live record that names its revision. Until both are there and can be read, what
-was in force stays in force: a broken policy never changes what is served.
+was in force stays in force: a broken policy never changes what is served. The same holds for a staged policy on a node
+in its scope; when it is taken back, the node follows the release, and when there is none it follows on what it has.
 """
 
 from collections.abc import Iterable, Mapping
@@ -45,6 +46,7 @@ class Standing:
         problems: by service, one line: why what stands in Consul is not what is in force.
         unled: policies that wait for their live record.
         drained: ids of the instances that people took out, by service.
+        staged: by service, one line: for whom another policy is staged, and whether this node follows it.
     """
 
     in_force: dict[str, InForce]
@@ -52,6 +54,7 @@ class Standing:
     problems: dict[str, str]
     unled: tuple[Unled, ...]
     drained: Mapping[str, frozenset[str]] = field(default_factory=dict)
+    staged: Mapping[str, str] = field(default_factory=dict)
 
 
 NO_RELEASES = Standing({}, {}, {}, ())
@@ -69,11 +72,12 @@ class Policies:
     """Reads policies as they come, each text once, and remembers what was in force.
 
     Args:
-        before: what is in force already, by service.
+        before: what is in force already, by service: releases, and staged policies that this node follows.
     """
 
     def __init__(self, before: Mapping[str, InForce]) -> None:
         self._in_force = dict(before)
+        self._before = before  # until the first judgement, which tells what of it was staged
         self._staged: dict[str, InForce] = {}
         self._read: dict[str, tuple[bytes, Release | str]] = {}
         self._lists: dict[str, tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
@@ -104,13 +108,18 @@ class Policies:
                 unled.append(Unled(service, found, revision_of(policy.value), before, policy, seen))
             else:
                 problems[service] = str(found)
-        staged = self._judge_staged(_by_name(kv.get("staged", ())), here, problems) if here else {}
+        notes: dict[str, str] = {}
+        if here:
+            entries = _by_name(kv.get("staged", ()))
+            followed = self._judge_staged(entries, policies, here, problems, notes)
+            self._staged = followed | self._bereft(entries, policies, lives, problems)
+            self._before = {}
         used = {entry.key for name in ("releases", "staged") for entry in kv.get(name, ())}
         self._read = {key: one for key, one in self._read.items() if key in used}
         out, unreadable = drained(kv.get("drains", ()))
         problems.update({service: why for service, why in unreadable.items() if service not in problems})
-        in_force = self._in_force | staged
-        return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out)
+        in_force = self._in_force | self._staged
+        return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out, notes)
 
     def _judge(
         self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None
@@ -130,25 +139,62 @@ class Policies:
             return InForce(release, live)
         return release
 
-    def _judge_staged(self, entries: Mapping[str, Entry], here: Here, problems: dict[str, str]) -> dict[str, InForce]:
+    def _judge_staged(
+        self,
+        entries: Mapping[str, Entry],
+        policies: Mapping[str, Entry],
+        here: Here,
+        problems: dict[str, str],
+        notes: dict[str, str],
+    ) -> dict[str, InForce]:
         """The staged policies that this node follows; one that breaks stays as it was."""
         found: dict[str, InForce] = {}
         for service, entry in entries.items():
             staged = decode_staged(entry.key, entry.value)
             wrong = staged.reason if isinstance(staged, Unreadable) else ""
+            known = self._staged.get(service)
             if isinstance(staged, Staged):
-                if not staged.scope.covers(service, here.node, here.labels):
+                covered = staged.scope.covers(service, here.node, here.labels)
+                follows = "this node follows it" if covered else "this node does not follow it"
+                notes[service] = f"another policy is staged for {staged.scope.text}: {follows}"
+                if not covered:
                     continue
                 release = self._release(service, entry.key, staged.text)
                 if isinstance(release, Release):
-                    known, new = self._staged.get(service), InForce(release, staged.live)
+                    new = InForce(release, staged.live)
                     found[service] = known if known == new else new
+                    if service not in policies and self._before.get(service) == new:
+                        self._in_force.pop(service, None)  # it was never a release, so none is missing
+                        problems.pop(service, None)
                     continue
                 wrong = release
             problems[service] = wrong
-            if service in self._staged:
-                found[service] = self._staged[service]
-        self._staged = found
+            # after a restart: what was served and is not the release was staged, as far as anybody can tell
+            known = known or self._before.get(service)
+            if known is not None and known != self._in_force.get(service):
+                found[service] = known
+        return found
+
+    def _bereft(
+        self,
+        entries: Mapping[str, Entry],
+        policies: Mapping[str, Entry],
+        lives: Mapping[str, Entry],
+        problems: dict[str, str],
+    ) -> dict[str, InForce]:
+        """What this node followed, is staged no more, and has no release to give way to: Consul lost its state."""
+        found: dict[str, InForce] = {}
+        for service in self._staged.keys() - entries.keys():
+            live = lives.get(service)
+            if live is not None:
+                ended = service not in policies and isinstance(decode_live(live.key, live.value), Ended)
+                if ended or service in self._in_force:
+                    continue
+            found[service] = self._staged[service]
+            problems[service] = (
+                "what was staged for it is gone from Consul, and there is no release: what was in force stays. "
+                f"Apply a policy, or end it: grayctl release delete {service}"
+            )
         return found
 
     def _release(self, service: str, key: str, text: bytes) -> Release | str:

@@ -91,3 +91,18 @@ async def test_a_discard_leaves_the_release_alone_and_ends_one_that_is_none(clie
     assert await discard(client, other, act(6), seen=seen) is None
     ended = await get_release(client, "cart")
     assert (ended.nothing, ended.live is not None) == (True, True)
+
+
+async def test_a_discard_does_not_end_a_release_whose_policy_was_only_lost(client: ConsulClient) -> None:
+    await stage(client, b"one", 1, None)
+    seen = await get_staged(client, "shop")
+    assert seen is not None
+    await promote(client, change(b"one", await get_release(client, "shop")), act(2), seen=seen)
+    whole = await get_release(client, "shop")
+    assert whole.policy is not None
+    await client.delete(whole.policy.key, cas=whole.policy.modify_index)
+    await stage(client, b"two", 3, None)
+    seen = await get_staged(client, "shop")
+    assert seen is not None
+    assert await discard(client, await get_release(client, "shop"), act(4), seen=seen) is None
+    assert (await get_release(client, "shop")).live == whole.live

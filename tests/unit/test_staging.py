@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from grayctl.model.catalog import Entry
 from grayctl.model.release import Live, Slot
-from grayctl.policy.live import Unreadable, encode_live, revision_of
+from grayctl.policy.live import Unreadable, encode_ended, encode_live, revision_of
 from grayctl.policy.staging import Scope, Staged, decode_staged, encode_staged, parse_scope
 from grayctl.policy.standing import Here, Policies, Standing
 
@@ -17,6 +17,7 @@ KEY = "grayctl/staged/shop"
 GENERAL = b"service: shop\nstable: v1"
 TEXT = b"service: shop\nstable: v1\ntraffic: {v2: 5}"
 NODES = [f"edge-{number}" for number in range(1000)]
+FOLLOW_A_QUARTER = ["edge-6", "edge-12", "edge-18"]  # of the first 20, of shop
 
 
 @pytest.mark.parametrize(
@@ -147,3 +148,87 @@ def test_one_that_breaks_changes_nothing_and_is_named(broken: bytes) -> None:
     fresh = judge(Policies({}), GENERAL_KV | {"staged": broken})
     assert fresh.in_force["shop"].release.shares == ()
     assert fresh.problems.keys() == {"shop"}
+
+
+# ---------------------------------------------------------------- what Consul may lose, and a daemon forget
+
+
+STAGED_KV = {"staged": encode_staged(staged())}
+LIVE_KV = {"live": GENERAL_KV["live"]}
+ENDED_KV = {"live": encode_ended()}
+GENERAL_SHARES, STAGED_SHARES = (), (("v2", 500),)
+
+
+@pytest.mark.parametrize(
+    ("first", "then", "shares"),
+    [
+        (GENERAL_KV, GENERAL_KV, GENERAL_SHARES),
+        (GENERAL_KV, LIVE_KV, GENERAL_SHARES),
+        (GENERAL_KV, {}, STAGED_SHARES),
+        (GENERAL_KV, {"releases": GENERAL}, STAGED_SHARES),
+        ({}, {}, STAGED_SHARES),
+        ({}, {"releases": b"no policy", **LIVE_KV}, STAGED_SHARES),
+        ({}, GENERAL_KV, GENERAL_SHARES),
+    ],
+    ids=["release", "release-gone-by-hand", "all-lost", "live-lost", "no-release", "broken-release", "new-release"],
+)
+def test_what_was_staged_gives_way_only_to_a_release(
+    first: dict[str, bytes], then: dict[str, bytes], shares: tuple[tuple[str, int], ...]
+) -> None:
+    policies = Policies({})
+    judge(policies, first | STAGED_KV)
+    found = judge(policies, then)
+    assert found.in_force["shop"].release.shares == shares
+    assert ("shop" in found.problems) == (then is not GENERAL_KV)
+    again = judge(policies, first | STAGED_KV)
+    assert again.in_force["shop"].release.shares == STAGED_SHARES, "it is back"
+
+
+def test_what_was_staged_goes_where_there_is_no_release_when_that_is_meant() -> None:
+    policies = Policies({})
+    assert not judge(policies, STAGED_KV).problems
+    found = judge(policies, ENDED_KV)
+    assert (found.in_force, found.problems) == ({}, {})
+
+
+def test_a_restart_changes_nothing_where_what_is_staged_is_broken() -> None:
+    served = judge(Policies({}), GENERAL_KV | STAGED_KV).in_force
+    after = Policies(served)
+    for _ in range(2):
+        found = judge(after, GENERAL_KV | {"staged": b"{}"})
+        assert found.in_force == served
+        assert found.problems["shop"].startswith(KEY)
+    assert judge(after, GENERAL_KV).in_force["shop"].release.shares == GENERAL_SHARES
+
+
+def test_a_node_beyond_the_scope_follows_the_release_on_after_a_restart_where_what_is_staged_is_broken() -> None:
+    after = Policies(judge(Policies({}), GENERAL_KV).in_force)
+    judge(after, GENERAL_KV | {"staged": b"{}"})
+    newer = {"releases": TEXT, "live": encode_live(staged().live)}
+    assert judge(after, newer | {"staged": b"{}"}).in_force["shop"].release.shares == STAGED_SHARES
+
+
+def test_a_service_with_nothing_but_a_staged_policy_misses_no_release_after_a_restart() -> None:
+    served = judge(Policies({}), STAGED_KV).in_force
+    after = Policies(served)
+    found = judge(after, STAGED_KV)
+    assert (found.in_force, found.problems) == (served, {})
+    found = judge(after, {})
+    assert found.in_force == served
+    assert "what was staged for it is gone from Consul" in found.problems["shop"]
+    assert judge(after, ENDED_KV).in_force == {}
+
+
+def test_each_node_says_for_whom_another_policy_is_staged() -> None:
+    kv = GENERAL_KV | STAGED_KV
+    said = {env: judge(Policies({}), kv, env).staged["shop"] for env in ("staging", "prod")}
+    assert said == {
+        "staging": "another policy is staged for labels.env=staging: this node follows it",
+        "prod": "another policy is staged for labels.env=staging: this node does not follow it",
+    }
+    assert judge(Policies({}), GENERAL_KV).staged == {}
+
+
+def test_who_follows_is_the_same_in_every_process_and_version() -> None:
+    scope = Scope(share=2500)
+    assert [name for name in NODES[:20] if scope.covers("shop", name, {})] == FOLLOW_A_QUARTER
