@@ -163,21 +163,29 @@ class Inputs:
 
         The table yields how the entry is spelled, and the equality compares by back-reference. Only a path can hold the
         separator, and no entry does: then the table yields nothing, and the equality fails at the separator in the end.
+        A text that is too long for nginx's hash is looked up by its end.
         """
-        spellings: dict[str, list[str]] = {}
+        short: dict[str, list[str]] = {}
+        long: dict[str, list[str]] = {}
         for entry in dict.fromkeys(entries):
-            spellings.setdefault(_lowered(entry), []).append(entry)
-        hashed: list[tuple[Key, Value]] = []
-        searched: list[str] = []
-        for lowered, spelled in spellings.items():
-            # `$` cannot be escaped in a value, and a long key would not fit into a bucket of nginx's hash
-            if any("$" in one for one in spelled) or not patterns.fits_a_bucket(lowered):
-                searched += [rf"^{patterns.literal(one)}\z" for one in spelled]
+            if patterns.fits_a_bucket(entry):
+                short.setdefault(_lowered(entry), []).append(entry)
             else:
-                hashed.append((MapKey(spelled[0]), Text(_SEPARATOR.join(spelled))))
-        looked_at = self._variable(condition.input)
-        found = [*hashed, *((one, looked_at) for one in patterns.joined(searched))]
-        canonical = self._helper("graylist", Joined((looked_at,)), tuple(found), Text(""))
+                long.setdefault(_lowered(patterns.end_of(entry)), []).append(entry)
+        looked_at, searched = self._variable(condition.input), list[str]()
+        hashed = _spellings(short, searched)
+        default: Value = Text("")
+        if ends := _spellings(long, searched):
+            end = self._helper("grayend", Joined((looked_at,)), ((patterns.END, Variable("1")),), Text(""))
+            default = self._helper("graylong", Joined((end,)), ends, Text(""))
+        found = [one for one in searched if patterns.fits_a_token(one)]
+        if len(found) < len(searched):
+            self.warnings[
+                f"list {condition.values[0]!r}: {len(searched) - len(found)} entries are longer than nginx's "
+                "configuration can say: skipped"
+            ] = None
+        rest = ((one, looked_at) for one in patterns.joined(found))
+        canonical = self._helper("graylist", Joined((looked_at,)), (*hashed, *rest), default)
         same = Regex(r"^([^\n]+)\n(?:[^\n]+\n)*?\1(?:\n[^\n]+)*\z")
         return Joined((looked_at, Text(_SEPARATOR), canonical)), (same,)
 
@@ -195,6 +203,18 @@ class Inputs:
         variable = Variable(f"{prefix}{len(self.tables) + 1}_{self._id}")
         self.tables[variable.name] = Map(variable, source, entries, default)
         return variable
+
+
+def _spellings(groups: Mapping[str, list[str]], searched: list[str]) -> tuple[tuple[Key, Value], ...]:
+    """What a lookup yields for each key: the spellings. `searched` gets patterns for what no value can say."""
+    hashed: list[tuple[Key, Value]] = []
+    for key, spelled in groups.items():
+        text = _SEPARATOR.join(spelled)
+        if "$" in text or not patterns.fits_a_token(text):  # `$` cannot be escaped in a value
+            searched += [rf"^{patterns.literal(one)}\z" for one in spelled]
+        else:
+            hashed.append((MapKey(key), Text(text)))
+    return tuple(hashed)
 
 
 def _lowered(text: str) -> str:

@@ -15,6 +15,7 @@ _ENCODABLE = frozenset({Source.QUERY, Source.COOKIE})
 _UNRESERVED = frozenset(b"ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-._~")  # RFC 3986, 2.3
 _LONGEST_KEY = 46  # bytes that nginx's default map_hash_bucket_size of 64 takes
 _PATTERN_WIDTH = 2000  # bytes of alternatives in one pattern; nginx reads tokens of at most 4096
+_LONGEST_TOKEN = 4000
 _BELOW_TEN = 9
 
 
@@ -73,6 +74,20 @@ def _has_case(text: str) -> bool:
 def fits_a_bucket(key: str) -> bool:
     """Whether a literal key fits into a bucket of nginx's hash, at its default size."""
     return len(key.encode("utf-8", "surrogateescape")) <= _LONGEST_KEY
+
+
+def end_of(text: str) -> str:
+    """Its last bytes: as many as fit into a bucket."""
+    return text.encode("utf-8", "surrogateescape")[-_LONGEST_KEY:].decode("utf-8", "surrogateescape")
+
+
+END = Regex(rf"(?s)^.*+(?<=(.{{{_LONGEST_KEY}}}))")  # takes the end of a text, as `end_of`, in one pass
+
+
+def fits_a_token(text: str) -> bool:
+    """Whether nginx reads it back, all escaped that must be."""
+    escaped = sum(text.count(one) for one in '\\"\n\r\t')
+    return len(text.encode("utf-8", "surrogateescape")) + escaped <= _LONGEST_TOKEN
 
 
 def joined(patterns: Iterable[str]) -> Iterator[Regex]:

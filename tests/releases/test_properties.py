@@ -5,6 +5,7 @@ import math
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
+from hashlib import sha256
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -425,14 +426,30 @@ def _holds(depth: int, given_: set[int]) -> bool:
     return depth in given_ and rest if depth % 3 else depth in given_ or rest
 
 
-def test_a_list_of_a_hundred_thousand_entries_loads_and_decides(tmp_path: Path) -> None:
-    odd = (
+LISTED = 100_000
+
+
+@pytest.mark.parametrize(
+    ("entry", "misses"),
+    [
+        (
+            lambda n: f"user-{n:06}",
+            ("User-000001", "user-100000", "user-00000", "user-0000000", "user-000001,user-000002"),
+        ),
+        (lambda n: sha256(b"%d" % n).hexdigest(), (sha256(b"0").hexdigest()[18:], "0" + sha256(b"0").hexdigest()[1:])),
+    ],
+    ids=["short", "longer than a bucket"],
+)
+def test_a_list_of_a_hundred_thousand_entries_loads_and_decides(
+    tmp_path: Path, entry: Callable[[int], str], misses: tuple[str, ...]
+) -> None:
+    end = "e" * 46
+    odd: tuple[str, ...] = (
         "Case",
         "$host",
         "cash$",
         "~.",
         "default",
-        "x" * 200,
         "北京",
         "a b",
         "\\",
@@ -442,28 +459,26 @@ def test_a_list_of_a_hundred_thousand_entries_loads_and_decides(tmp_path: Path) 
         "Twice",
         "tWICE",
     )
-    entries = (*(f"user-{number:06}" for number in range(100_000)), *odd)
+    odd += ("x" * 200, f"1{end}", f"2{end}", f"1{end.upper()}", f"${end}$", "北" * 16 + "x", "\\" * 300, "y" * 3000)
+    cases = tuple("".join(_spelled(n)) for n in range(300))  # more spellings of one text than a value can hold
     plan = plan_of(
         "service: shop\nstable: v1\nidentity: [{header: X-User-ID}]\n"
         "routes: [{name: listed, match: {identity: {in_list: everybody}}, to: v2}]\n",
         [V1, V2],
-        {"everybody": entries},
+        {"everybody": (*map(entry, range(LISTED)), *odd, *cases, "z" * 5000, '"' * 2500)},
     )
-    hits = (*odd, *(f"user-{number:06}" for number in (0, 1, 9, 4711, 99_999)))
-    misses: tuple[str, ...] = (
-        "case",
-        "CASE",
-        "TWICE",
-        "User-000001",
-        "user-100000",
-        "user-00000",
-        "user-0000000",
-        "x",
-        "x" * 199,
-    )
-    misses += ("x" * 201, "$", "host", "127.0.0.1", "北", "a", "", "10.0.0.10", "user-000001,user-000002")
+    assert plan.notices == ("list 'everybody': 2 entries are longer than nginx's configuration can say: skipped",)
+    hits = (*odd, *map(entry, (0, 1, 9, 4711, 99_999)), *cases[:9])
+    misses += ("case", "CASE", "TWICE", "x", "x" * 199, "x" * 201, end, f"3{end}", f"2{end.upper()}", "北" * 16 + "X")
+    misses += ("$", "host", "127.0.0.1", "北", "a", "", "10.0.0.10", "z" * 5000, cases[0].swapcase() + "x")
     with _nginx(tmp_path, [plan]) as connection:
-        for user in hits:
-            assert (user, _asked(connection, {"X-User-ID": user})) == (user, ["v2 listed"])
-        for user in misses:
-            assert (user, _asked(connection, {"X-User-ID": user})) == (user, ["v1 stable"])
+        for users, wanted in ((hits, "v2 listed"), (misses, "v1 stable")):
+            for user in users:
+                assert (user, _asked(connection, {"X-User-ID": user})) == (user, [wanted])
+                assert (user, _told(plan, {"X-User-ID": user})) == (user, wanted)
+
+
+def _spelled(number: int) -> Iterator[str]:
+    """A spelling of one text: bit by bit."""
+    for place, letter in enumerate("abcdefghijklmnopqrstuvwxyz"):
+        yield letter.upper() if number >> place & 1 else letter
