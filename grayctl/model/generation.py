@@ -38,6 +38,11 @@ class Object:
         """Whether nginx reads it in `stream`, not in `http`."""
         return self.content.startswith(STREAM_MARK)
 
+    @property
+    def is_released(self) -> bool:
+        """Whether the service has or had a release."""
+        return "$grayver_" in self.content
+
 
 @dataclass(frozen=True, slots=True)
 class FileSet:

@@ -113,7 +113,9 @@ class Renderer:
             TemplateError: when http.conf.j2 or stream.conf.j2 fails: then no generation can be made.
         """
         settings, dialect = self._settings, self._dialect
-        ordered = dict(sorted(objects.items()))
+        # Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
+        # shifted between come first, so that thousands of others cost them nothing.
+        ordered = dict(sorted(objects.items(), key=lambda one: (not one[1].is_released, one[0])))
         host, port = listen_address(settings.nginx.marker)
         http = self._templates.render(
             HTTP,

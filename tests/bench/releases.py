@@ -158,7 +158,7 @@ def _row(  # noqa: PLR0917 -- what a row is made of
 
 @contextmanager
 def _site(folder: Path, port: int, upstreams: int, main: str) -> Iterator[tuple[int, int]]:
-    """An nginx with one worker; yields its port and the worker's pid. The policy's upstreams come last in it."""
+    """An nginx with one worker; yields its port and the worker's pid. As in http.conf, releases come first."""
     folder.mkdir()
     (edge,) = free_ports(1)
     names = [f"{number:05}-service" for number in range(upstreams)]
@@ -186,7 +186,7 @@ def _site(folder: Path, port: int, upstreams: int, main: str) -> Iterator[tuple[
         }}
     }}
 """
-    with served(folder, [*others, released], main=main, http=user, ports=[edge]):
+    with served(folder, [released, *others], main=main, http=user, ports=[edge]):
         master = (folder / "pid").read_text().strip()
         children = Path(f"/proc/{master}/task/{master}/children")
         yield edge, int(wait_until(children.read_text, "nginx has its worker"))
