@@ -199,6 +199,15 @@ def test_a_new_route_gives_each_version_its_general_users_first(
         assert len(mine & theirs) == min(len(mine), len(theirs))
 
 
+def test_a_version_that_outgrows_its_general_users_leaves_the_others_theirs() -> None:
+    """v2 takes from v3 and v4 what they do not need, not what comes first."""
+    general = allot((), {"v2": 2000, "v3": 4000, "v4": 4000}.items())
+    wanted = {"v2": 4000, "v3": 3000, "v4": 3000}
+    route = cells(allot_route((), general, wanted.items()))
+    kept = {version: len(places(route, version) & places(cells(general), version)) for version in wanted}
+    assert kept == {"v2": 2000, "v3": 3000, "v4": 3000}
+
+
 @settings(max_examples=100, deadline=None)
 @given(st.lists(st.tuples(shares(), shares()), min_size=1, max_size=15))
 def test_a_route_moves_the_fewest_whatever_the_general_ring_does(
