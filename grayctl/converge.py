@@ -17,7 +17,7 @@ from grayctl.nginx.cause import Cause, cause_of
 from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
-from grayctl.policy.admission import present
+from grayctl.policy.admission import Presence
 from grayctl.policy.guard import Guard, Hold
 from grayctl.policy.resolve import Limits, resolve, stub
 from grayctl.policy.standing import NO_RELEASES, Here, Policies
@@ -94,6 +94,7 @@ class Converger:
         self._candidate: Manifest | None = None
         self._good: dict[str, Object] = {}
         self._known: dict[str, Known] = {}
+        self._present: Presence | None = None
         self._serving: Manifest | None = None
         self.plan: Plan | None = None
         self.ward = Ward()
@@ -228,8 +229,8 @@ class Converger:
     def _resolve(self, catalog: Catalog, now: float) -> Plan:
         """The Plan, in which what the guard keeps stands beside what is healthy."""
         limits = self._settings.guard
-        there = {name: present(found, catalog.names) for name, found in catalog.services.items()}
-        self._guard = self._guard.judge(there, limits, now)
+        self._present = Presence.of(catalog, self._present)
+        self._guard = self._guard.judge(self._present.addresses, limits, now)
         self.standing = self._policies.judge(catalog.kv, Here(self._settings.node, self._settings.labels))
         plan = resolve(
             catalog,
@@ -251,9 +252,14 @@ class Converger:
 
     def _remember(self, good: dict[str, Object]) -> None:
         """Keep the last good objects, and what each says that its service served last."""
-        changed = {service: one for service, one in good.items() if self._good.get(service) != one}
+        changed = {service: good[service] for service in self._unlike(good)}
         kept = {service: one for service, one in self._known.items() if service in good and service not in changed}
         self._good, self._known = good, {**kept, **known_of(changed)}
+
+    def _unlike(self, objects: Mapping[str, Object]) -> list[str]:
+        """The services whose object is not the last good one."""
+        good = self._good  # the same object first: comparing two costs ten times as much
+        return [name for name, one in objects.items() if (last := good.get(name)) is not one and last != one]
 
     def _judge(
         self, plan: Plan, rendered: Mapping[str, Object], failed: Mapping[str, TemplateError], *, retry: bool
@@ -335,7 +341,7 @@ class Converger:
 
     async def _find_culprit(self, checked: Checked, files: FileSet) -> str | None:
         """The service at fault: by nginx's file and line, else by halving the services that are new."""
-        suspects = [service for service, one in files.objects.items() if self._good.get(service) != one]
+        suspects = self._unlike(files.objects)
         if checked.culprit is not None:
             named = culprit(checked.culprit.file, files.objects)
             if named in suspects:
@@ -373,7 +379,7 @@ class Converger:
             cause = cause_of(result.reason, self._site.facts, self._site.master)
             self._refusals = {files.digest: _Refusal(result, self._monotonic() + delay, delay, cause)}
             return result
-        changed = tuple(service for service, one in files.objects.items() if self._good.get(service) != one)
+        changed = tuple(self._unlike(files.objects))
         self._serving, self.ward = candidate, ward
         self._remember(dict(files.objects))
         self._refusals.clear()

@@ -62,7 +62,10 @@ def substitute(
         last_good: service -> object of the current generation.
         stubs: service -> object that answers 503, for quarantined services that were never good.
     """
-    chosen = {service: one for service, one in rendered.items() if not ward.holds(one)}
+    chosen = {**rendered}
+    for service in ward.cases:
+        if service in chosen and ward.holds(chosen[service]):
+            del chosen[service]
     for service in ward.cases:
         if service not in chosen:
             stand_in = last_good.get(service) or stubs.get(service)

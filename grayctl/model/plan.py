@@ -3,7 +3,7 @@
 The tables are those of `grayctl.model.tables`. A service without a Release is one upstream and one Constant.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
 from grayctl.model.balance import ROUND_ROBIN, Balance
@@ -159,10 +159,15 @@ class ServicePlan:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """All services, by name; and those that cannot be planned, with the reason."""
+    """All services, by name; and those that cannot be planned, with the reason.
+
+    Attributes:
+        given: what it was made of, for whoever made it: the next Plan takes over what still holds.
+    """
 
     services: dict[str, ServicePlan]
     refused: dict[str, str]
+    given: object = field(default=None, compare=False, repr=False)
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,7 +9,8 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from grayctl.model.catalog import Health, Registration
+from grayctl.model.catalog import Catalog, Health, Registration
+from grayctl.model.identity import differing, renewed
 from grayctl.model.naming import VERSION_RULE, is_version
 from grayctl.model.plan import FieldFault, Finding, Server
 from grayctl.model.tokens import Address
@@ -75,6 +76,28 @@ def admit(
         findings=tuple(sorted(set(findings))),
         drained=tuple(sorted(out)),
     )
+
+
+@dataclass(frozen=True, slots=True)
+class Presence:
+    """Who is registered.
+
+    Attributes:
+        catalog: what says so.
+        addresses: by service, as `present` says; a service whose registrations are the same objects keeps its own.
+    """
+
+    catalog: Catalog
+    addresses: dict[str, frozenset[Address]]
+
+    @classmethod
+    def of(cls, catalog: Catalog, before: "Presence | None" = None) -> "Presence":
+        """Look at a catalog; `before` spares what did not change since."""
+        services, names = catalog.services, catalog.names
+        known = before if before is not None and before.catalog.names == names else cls(Catalog(), {})
+        stale = differing(services, known.catalog.services)
+        made = {name: present(services[name], names) for name in stale if name in services}
+        return cls(catalog, renewed(known.addresses, stale, made))
 
 
 def present(registrations: Iterable[Registration], names: Mapping[str, tuple[str, ...]]) -> frozenset[Address]:

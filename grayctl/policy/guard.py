@@ -12,6 +12,7 @@ accept`).
 from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
+from grayctl.model.identity import differing, renewed
 from grayctl.model.plan import Server
 from grayctl.model.tokens import Address
 from grayctl.settings import GuardSettings
@@ -41,6 +42,11 @@ class Sight:
         """How many fewer there are now: a redeployment under new addresses is no loss."""
         return self.most - len(self.present)
 
+    @property
+    def is_at_rest(self) -> bool:
+        """Whether nothing changes here by time alone: its number is the only one in the window, nobody is absent."""
+        return len(self.counts) == 1 and not any(gone is not None for _, gone in self.servers.values())
+
     def absent(self) -> tuple[Server, ...]:
         """The servers that were healthy and are registered no more, sorted."""
         return tuple(sorted(server for address, (server, _) in self.servers.items() if address not in self.present))
@@ -58,10 +64,18 @@ class Hold:
 
 @dataclass(frozen=True, slots=True)
 class Guard:
-    """What was seen, and whether something is held. Times are monotonic seconds."""
+    """What was seen, and whether something is held. Times are monotonic seconds.
+
+    Attributes:
+        due: the services that time alone may change, or that were not learnt yet; all others are at rest until
+            another object says who is present, or who serves.
+        learnt: who served when it was last learnt.
+    """
 
     sights: Mapping[str, Sight] = field(default_factory=dict)
     hold: Hold | None = None
+    due: frozenset[str] = frozenset()
+    learnt: Mapping[str, tuple[Server, ...]] = field(default_factory=dict)
 
     @classmethod
     def after_start(cls, known: Mapping[str, tuple[Server, ...]], now: float) -> "Guard":
@@ -74,7 +88,8 @@ class Guard:
                     {server.address: (server, None) for server in servers},
                 )
                 for service, servers in known.items()
-            }
+            },
+            due=frozenset(known),
         )
 
     def judge(self, present: Mapping[str, frozenset[Address]], settings: GuardSettings, now: float) -> "Guard":
@@ -87,19 +102,36 @@ class Guard:
         """
         # what a hold holds on to does not grow old
         horizon = (self.hold.since if self.hold else now) - settings.window
-        sights = {
+        due = self._due(present)
+        seen = {
             service: _seen(self.sights.get(service, Sight()), present.get(service, frozenset()), now, horizon)
-            for service in self.sights.keys() | present.keys()
+            for service in due
         }
+        sights = renewed(self.sights, due, seen)
+        looked = replace(self, sights=sights, hold=None, due=due)
+        lost = sum(sight.lost for sight in seen.values())
+        if lost == 0:
+            return looked
         known = sum(sight.most for sight in sights.values())
-        lost = sum(sight.lost for sight in sights.values())
         # A hold that has begun waits for all: when half of them are back the others are no less alive.
         believable = 0 if self.hold else settings.max_loss * known
         if known < settings.min_instances or lost <= believable:
-            return Guard(sights)
+            return looked
         since = self.hold.since if self.hold else now
         hold = Hold(since, since + settings.hold, lost, known)
-        return Guard(sights, hold) if now < hold.until else Guard(sights, hold).accept(now)
+        held = replace(looked, hold=hold)
+        return held if now < hold.until else held.accept(now)
+
+    def _due(self, present: Mapping[str, frozenset[Address]]) -> frozenset[str]:
+        """Whom to look at: those that are due, and those whose addresses are not the very object of last time."""
+        sights = self.sights
+        changed = {
+            service
+            for service, found in present.items()
+            if (sight := sights.get(service)) is None or sight.present is not found
+        }
+        gone = (service for service in sights.keys() - present.keys() if sights[service].present)
+        return self.due.union(changed, gone)
 
     def accept(self, now: float) -> "Guard":
         """Believe it: what is absent now was never there."""
@@ -111,7 +143,8 @@ class Guard:
                     {address: seen for address, seen in sight.servers.items() if address in sight.present},
                 )
                 for service, sight in self.sights.items()
-            }
+            },
+            due=frozenset(self.sights),
         )
 
     def kept(self) -> dict[str, tuple[Server, ...]]:
@@ -129,17 +162,21 @@ class Guard:
             now: monotonic seconds.
         """
         horizon = (self.hold.since if self.hold else now) - settings.window
-        return replace(
-            self,
-            sights={
-                service: replace(sight, servers=_remembered(sight, healthy.get(service, ()), now, horizon))
-                for service, sight in self.sights.items()
-            },
-        )
+        due = self.due | (differing(healthy, self.learnt) & self.sights.keys())
+        sights = {
+            service: replace(
+                self.sights[service],
+                servers=_remembered(self.sights[service], healthy.get(service, ()), now, horizon),
+            )
+            for service in due
+        }
+        restless = frozenset(service for service, sight in sights.items() if not sight.is_at_rest)
+        return replace(self, sights=renewed(self.sights, due, sights), due=restless, learnt=healthy)
 
     def forget(self, service: str) -> "Guard":
         """A service that is published no more."""
-        return replace(self, sights={name: sight for name, sight in self.sights.items() if name != service})
+        kept = {name: sight for name, sight in self.sights.items() if name != service}
+        return replace(self, sights=kept, due=self.due - {service})
 
 
 def _seen(sight: Sight, present: frozenset[Address], now: float, horizon: float) -> Sight:
@@ -149,8 +186,6 @@ def _seen(sight: Sight, present: frozenset[Address], now: float, horizon: float)
     # a count held until the next one began
     while len(counts) > 1 and counts[1][0] <= horizon:
         counts = counts[1:]
-    if present == sight.present and counts == sight.counts:
-        return sight
     return replace(sight, present=present, counts=counts)
 
 

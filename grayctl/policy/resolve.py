@@ -4,10 +4,11 @@ A service without a Release is one upstream of its healthy instances with their 
 `$gray_<id>` that names it.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Catalog
+from grayctl.model.identity import differing
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Known,
@@ -96,42 +97,84 @@ def resolve(
         known: what each published service served last; a name once published stays.
         settings: the services' own settings, the watch rules, the ports of the refusals.
         limits: of the nginx at hand.
-        before: the previous Plan; a service whose plan comes out equal keeps its very object, so that whoever
-            caches by identity need not compare.
+        before: the previous Plan. A service whose part of all this is the same objects as then is not planned again;
+            one whose plan comes out equal keeps its very object, so that whoever caches by identity need not compare.
         guarded: absent servers that the guard keeps in use, by service.
         standing: the releases; a service without one is a single upstream.
 
     Returns:
         A plan for every service, or the reason why one cannot have any (an id taken by another, a name too long).
     """
-    owner = {one.id: service for service, one in sorted(known.items())}
-    services: dict[str, ServicePlan] = {}
+    given = Given(catalog, known, settings, limits, guarded or {}, standing)
+    earlier = before.services if before else {}
+    stale = given.stale(before.given) if before and isinstance(before.given, Given) else None
+    # nobody came or went and all had a plan: so each id belongs to whom it belonged
+    settled = stale is not None and before is not None and not before.refused and _all_stay(stale, earlier, given)
+    services: dict[str, ServicePlan] = {**earlier} if settled else {}
+    owner = {} if settled else {one.id: service for service, one in sorted(known.items())}
     refused: dict[str, str] = {}
-    for service in sorted(catalog.services.keys() | known.keys()):
+    for service in sorted(stale if settled and stale is not None else catalog.services.keys() | known.keys()):
         identity = service_id(service)
         first = owner.setdefault(identity, service)
         if first != service:
             refused[service] = f"its id {identity!r} belongs to {first!r}; rename one of the two services"
         elif (too_long := limits.refusal(service)) is not None:
             refused[service] = too_long
+        elif stale is not None and service not in stale and service in earlier:
+            services[service] = earlier[service]
         else:
-            earlier = before.services.get(service) if before else None
-            kept = (guarded or {}).get(service, ())
-            found = catalog.services.get(service, ())
-            in_force = standing.in_force.get(service)
-            admitted = admit(found, catalog.names, settings.watch, standing.drained.get(service, frozenset()))
-            if in_force is None:
-                plan = resolve_service(service, admitted, known.get(service), settings, guarded=kept)
-            else:
-                compiled = earlier.compiled if earlier else None
-                plan = resolve_release(
-                    admitted, known.get(service), settings, in_force, standing.lists, guarded=kept, before=compiled
-                )
+            last = earlier.get(service)
+            plan = _plan(service, given, last)
             if (longest := limits.overlong(plan)) is not None:
                 refused[service] = longest
+                services.pop(service, None)
                 continue
-            services[service] = earlier if earlier == plan else plan
-    return Plan(services, refused)
+            services[service] = last if last == plan else plan
+    return Plan(services, refused, given)
+
+
+@dataclass(frozen=True, slots=True)
+class Given:
+    """All that a Plan is made of: see `resolve`."""
+
+    catalog: Catalog
+    known: Mapping[str, Known]
+    settings: Settings
+    limits: Limits
+    guarded: Mapping[str, tuple[Server, ...]]
+    standing: Standing
+
+    def stale(self, then: "Given") -> set[str] | None:
+        """The services of which any part is another object than then; None when all are to be planned again."""
+        if self.settings is not then.settings or self.limits != then.limits or self.catalog.names != then.catalog.names:
+            return None
+        now, before = self.standing, then.standing
+        found = (
+            differing(self.catalog.services, then.catalog.services)
+            | differing(self.known, then.known)
+            | differing(self.guarded, then.guarded)
+            | differing(now.in_force, before.in_force)
+            | differing(now.drained, before.drained)
+        )
+        return found | now.in_force.keys() if differing(now.lists, before.lists) else found
+
+
+def _all_stay(services: Iterable[str], earlier: Mapping[str, ServicePlan], given: Given) -> bool:
+    """Whether each had a plan before and shall have one now."""
+    return all(one in earlier and (one in given.catalog.services or one in given.known) for one in services)
+
+
+def _plan(service: str, given: Given, before: ServicePlan | None) -> ServicePlan:
+    """One service's part, with its release where it has one."""
+    settings, standing = given.settings, given.standing
+    known, guarded = given.known.get(service), given.guarded.get(service, ())
+    found = given.catalog.services.get(service, ())
+    admitted = admit(found, given.catalog.names, settings.watch, standing.drained.get(service, frozenset()))
+    in_force = standing.in_force.get(service)
+    if in_force is None:
+        return resolve_service(service, admitted, known, settings, guarded=guarded)
+    compiled = before.compiled if before else None
+    return resolve_release(admitted, known, settings, in_force, standing.lists, guarded=guarded, before=compiled)
 
 
 def resolve_service(

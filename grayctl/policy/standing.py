@@ -81,14 +81,21 @@ class Policies:
         self._staged: dict[str, InForce] = {}
         self._read: dict[str, tuple[bytes, Release | str]] = {}
         self._lists: dict[str, tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
+        self._last: tuple[tuple[object, ...], Standing] | None = None
 
     def judge(self, kv: Mapping[str, tuple[Entry, ...]], here: Here | None = None) -> Standing:
-        """What is in force now.
+        """What is in force now; the very object of last time while the entries are the same.
 
         Args:
             kv: the entries of `releases`, `live`, `staged`, `lists` and `drains`.
             here: the node; without it no staged policy counts.
         """
+        given = (here, *(kv.get(name, ()) for name in ("releases", "live", "staged", "lists", "drains")))
+        if self._last is None or self._last[0] != given:
+            self._last = given, self._judge_all(kv, here)
+        return self._last[1]
+
+    def _judge_all(self, kv: Mapping[str, tuple[Entry, ...]], here: Here | None) -> Standing:
         policies = _by_name(kv.get("releases", ()))
         lives = _by_name(kv.get("live", ()))
         problems: dict[str, str] = {}

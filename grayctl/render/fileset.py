@@ -9,6 +9,7 @@ import msgspec
 
 from grayctl.errors import TemplateError
 from grayctl.model.generation import GENERATION, STREAM_MARK, FileSet, Object
+from grayctl.model.identity import differing, renewed
 from grayctl.model.naming import service_slug
 from grayctl.model.plan import Compiled, Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
 from grayctl.model.release import InForce, Protocol
@@ -91,20 +92,22 @@ class Renderer:
         self._templates = templates
         self._settings = settings
         self._dialect = dialect
-        self._done: dict[str, tuple[ServicePlan, Object | TemplateError]] = {}
+        self._plans: Mapping[str, ServicePlan] = {}
+        self._rendered: dict[str, Object] = {}
+        self._failed: dict[str, TemplateError] = {}
+        self._paths: dict[str, tuple[Object, Path]] = {}
+        self._snippets: tuple[list[str], str] = [], ""
 
     def objects(self, plan: Plan) -> tuple[dict[str, Object], dict[str, TemplateError]]:
         """The object of every service that renders, and the error of every one that does not."""
-        done = {
-            service: (one, held[1])
-            if (held := self._done.get(service)) and held[0] is one
-            else (one, self._service(one))
-            for service, one in plan.services.items()
-        }
-        self._done = done
-        rendered = {service: result for service, (_, result) in done.items() if isinstance(result, Object)}
-        failed = {service: result for service, (_, result) in done.items() if isinstance(result, TemplateError)}
-        return rendered, failed
+        stale = differing(plan.services, self._plans)
+        made = {service: self._service(plan.services[service]) for service in stale if service in plan.services}
+        rendered = {service: one for service, one in made.items() if isinstance(one, Object)}
+        failed = {service: one for service, one in made.items() if isinstance(one, TemplateError)}
+        self._plans = plan.services
+        self._rendered = renewed(self._rendered, stale, rendered)
+        self._failed = renewed(self._failed, stale, failed)
+        return self._rendered, self._failed
 
     def file_set(self, objects: Mapping[str, Object]) -> FileSet:
         """The entry files over `objects`, and the digest of it all.
@@ -116,10 +119,14 @@ class Renderer:
         # Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
         # shifted between come first, so that thousands of others cost them nothing.
         ordered = dict(sorted(objects.items(), key=lambda one: (not one[1].is_released, one[0])))
+        self._paths = {
+            service: held if (held := self._paths.get(service)) and held[0] is one else (one, self._path(one))
+            for service, one in ordered.items()
+        }
         host, port = listen_address(settings.nginx.marker)
         http = self._templates.render(
             HTTP,
-            objects=[self._path(one) for one in ordered.values() if not one.is_stream],
+            objects=[path for one, path in self._paths.values() if not one.is_stream],
             marker=Address(host, port),
             # the number is known only when the generation is written, and the digest must not depend on it
             generation=Note(GENERATION),
@@ -130,8 +137,15 @@ class Renderer:
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
-        stream = self._templates.render(STREAM, objects=[self._path(one) for one in ordered.values() if one.is_stream])
-        return FileSet(ordered, http, stream, _sha([http, stream, *(one.snippet for one in ordered.values())]))
+        stream = self._templates.render(STREAM, objects=[path for one, path in self._paths.values() if one.is_stream])
+        return FileSet(ordered, http, stream, _sha([http, stream, self._sha_of_snippets(ordered)]))
+
+    def _sha_of_snippets(self, ordered: Mapping[str, Object]) -> str:
+        """Over all snippets; while each is the very text of last time, as known from then."""
+        snippets = [one.snippet for one in ordered.values()]
+        if snippets != self._snippets[0]:
+            self._snippets = snippets, _sha(snippets)
+        return self._snippets[1]
 
     def _path(self, one: Object) -> Path:
         return Path(f"{self._settings.state_dir}/objects/{one.filename}")

@@ -1,4 +1,4 @@
-"""`python -m tests.bench served|churn|judge|flap|releases`: see docs/benchmarks.md."""
+"""`python -m tests.bench served|converge|churn|judge|flap|releases`: see docs/benchmarks.md."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import churn, flap, releases, served
+from tests.bench import churn, flap, incremental, releases, served
 from tests.bench.growth import Figure, figures
 from tests.bench.plot import draw
 
@@ -22,6 +22,8 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("served", help="registration to served, grayctl beside consul-template")
     one.add_argument("--changes", type=int, default=100, help="registrations for each contender (default 100)")
+    one = commands.add_parser("converge", help="what one change of many services costs, without disk and nginx")
+    one.add_argument("--changes", type=int, default=50, help="at each size (default 50)")
     one = commands.add_parser("churn", help="what grayctl takes under constant churn, and whether it grows")
     one.add_argument("--minutes", type=float, default=30.0, help="how long (default 30)")
     one.add_argument("--every", type=float, default=3.0, help="seconds between two samples (default 3)")
@@ -39,6 +41,8 @@ def main() -> int:
     match options.command:
         case "served":
             return _served(options.changes)
+        case "converge":
+            return _converge(options.changes)
         case "churn":
             return _judge(_save("churn", churn.run(options.minutes * 60, options.every)))
         case "judge":
@@ -79,6 +83,25 @@ def _row(one: served.Result) -> str:
     if not one.samples:
         return "  missing: set CONSUL_TEMPLATE or put consul-template on PATH"
     return "".join(f"{value:9.1f}" for value in (one.median, one.quantile(0.95), min(one.samples), max(one.samples)))
+
+
+# ---------------------------------------------------------------- converge
+
+
+def _converge(changes: int) -> int:
+    print(f"one of so many services of {incremental.INSTANCES} changes, {changes} changes; milliseconds of CPU\n")
+    print(f"{'services':>9}{'to files':>10}{'p95':>9}{'ratio':>7}{'converge':>10}{'p95':>9}{'ratio':>7}")
+    costs = incremental.run(changes)
+    for one in costs:
+        to_files, whole = incremental.ratio(one, costs[0])
+        print(f"{one.services:9}", end="")
+        for samples, to_smallest in ((one.files, to_files), (one.whole, whole)):
+            print(
+                f"{statistics.median(samples):10.3f}{releases.quantile(samples, 0.95):9.3f}{to_smallest:7.2f}", end=""
+            )
+        print(flush=True)
+    _save("converge", costs, changes=changes)
+    return 0
 
 
 # ---------------------------------------------------------------- churn

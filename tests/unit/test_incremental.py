@@ -1,0 +1,179 @@
+"""What is skipped because its objects are those of last time comes out as if nothing were skipped."""
+
+from collections.abc import Mapping
+from dataclasses import replace
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from grayctl.model.catalog import Catalog, Health, Registration
+from grayctl.model.generation import FileSet
+from grayctl.model.identity import differing, renewed
+from grayctl.model.plan import Known, Plan, ServicePlan
+from grayctl.model.tokens import Address
+from grayctl.policy import resolve as resolving
+from grayctl.policy.admission import Presence, present
+from grayctl.policy.guard import Guard
+from grayctl.policy.resolve import Given, Limits, resolve
+from grayctl.render.fileset import Dialect, Renderer
+from grayctl.render.templates import Templates
+from grayctl.settings import GuardSettings, Settings
+
+SETTINGS = Settings()
+# two names with one id, and one that is too long for nginx
+NAMES = ("api", "shop.web", "shop_web", "x" * 60)
+
+
+def registration(service: str, number: int, health: Health = Health.PASSING, host: str = "") -> Registration:
+    address = host or f"10.0.0.{number + 1}"
+    return Registration(service=service, id=f"{service}-{number}", address=address, port=80, health=health)
+
+
+def rows(service: str, numbers: tuple[int, ...]) -> tuple[Registration, ...]:
+    """A number from 10 on is an instance that is critical; from 20 on one behind a host name."""
+    healths = (Health.PASSING, Health.CRITICAL, Health.PASSING)
+    return tuple(
+        registration(service, one, healths[one // 10], f"host-{one % 2}" if one >= 20 else "") for one in numbers
+    )
+
+
+# what each service has at each step (None: it is not there), and what the host name resolves to
+worlds = st.lists(
+    st.tuples(
+        st.fixed_dictionaries(
+            {name: st.none() | st.lists(st.integers(0, 29), max_size=3, unique=True).map(tuple) for name in NAMES}
+        ),
+        st.integers(0, 1),
+    ),
+    min_size=2,
+    max_size=8,
+)
+
+
+def catalogs(world: list[tuple[Mapping[str, tuple[int, ...] | None], int]]) -> list[Catalog]:
+    """As the watcher makes them: what did not change is the same object."""
+    kept: dict[tuple[str, tuple[int, ...]], tuple[Registration, ...]] = {}
+    return [
+        Catalog(
+            services={
+                name: kept.setdefault((name, numbers), rows(name, numbers))
+                for name, numbers in sorted(services.items())
+                if numbers is not None
+            },
+            names={"host-0": (f"10.1.0.{host}",), "host-1": ()},
+        )
+        for services, host in world
+    ]
+
+
+@given(worlds)
+def test_every_step_equals_the_same_from_the_beginning(
+    world: list[tuple[Mapping[str, tuple[int, ...] | None], int]],
+) -> None:
+    templates = Templates()
+    renderer = Renderer(templates, SETTINGS, Dialect())
+    presence: Presence | None = None
+    plan: Plan | None = None
+    known: dict[str, Known] = {}
+    for catalog in catalogs(world):
+        presence = Presence.of(catalog, presence)
+        assert presence.addresses == {name: present(found, catalog.names) for name, found in catalog.services.items()}
+        plan = resolve(catalog, known, SETTINGS, Limits(), plan)
+        anew = resolve(catalog, dict(known), SETTINGS, Limits())
+        assert plan == anew
+        assert files(renderer, plan) == files(Renderer(templates, SETTINGS, Dialect()), anew)
+        known = {name: Known(one.id, one.known) for name, one in plan.services.items()}
+
+
+def files(renderer: Renderer, plan: Plan) -> FileSet:
+    objects, failed = renderer.objects(plan)
+    assert failed == {}
+    return renderer.file_set(objects)
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.floats(0, 400),
+            st.fixed_dictionaries({name: st.integers(0, 12) for name in ("api", "web")}),
+            st.sampled_from(["look", "accept", "forget"]),
+        ),
+        max_size=12,
+    )
+)
+def test_a_guard_that_skips_who_is_at_rest_holds_what_one_that_looks_at_all_holds(
+    steps: list[tuple[float, dict[str, int], str]],
+) -> None:
+    settings = GuardSettings()
+    catalogs: dict[tuple[str, int], tuple[Registration, ...]] = {}
+    lazy, thorough = Guard(), Guard()
+    now = 0.0
+    presence: Presence | None = None
+    plan: Plan | None = None
+    for after, counts, what in steps:
+        now += after
+        found = {
+            name: catalogs.setdefault((name, count), rows(name, tuple(range(min(count, 10)))))
+            for name, count in counts.items()
+        }
+        catalog = Catalog(services=found)
+        presence = Presence.of(catalog, presence)
+        fresh = {name: present(one, {}) for name, one in found.items()}
+        lazy, thorough = lazy.judge(presence.addresses, settings, now), all_due(thorough).judge(fresh, settings, now)
+        if what == "accept":
+            lazy, thorough = lazy.accept(now), thorough.accept(now)
+        assert (lazy.hold, lazy.kept()) == (thorough.hold, thorough.kept())
+        plan = resolve(catalog, {}, SETTINGS, Limits(), plan, guarded=lazy.kept())
+        healthy = {name: one.known for name, one in plan.services.items()}
+        lazy = lazy.learn(healthy, settings, now)
+        thorough = all_due(thorough).learn(healthy, settings, now)
+        assert lazy.sights == thorough.sights
+        if what == "forget":
+            lazy, thorough = lazy.forget("api"), thorough.forget("api")
+
+
+def all_due(guard: Guard) -> Guard:
+    return replace(guard, due=frozenset(guard.sights))
+
+
+def test_one_change_of_many_services_plans_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    planned: list[str] = []
+    real = resolving._plan
+
+    def counting(service: str, all_of_it: Given, before: ServicePlan | None) -> ServicePlan:
+        planned.append(service)
+        return real(service, all_of_it, before)
+
+    monkeypatch.setattr(resolving, "_plan", counting)
+    services = {f"s{number:03}": rows(f"s{number:03}", (0, 1)) for number in range(200)}
+    first = resolve(Catalog(services=services), {}, SETTINGS, Limits())
+    planned.clear()
+    after = {**services, "s007": rows("s007", (0, 2))}
+    second = resolve(Catalog(services=after), {}, SETTINGS, Limits(), first)
+    assert planned == ["s007"]
+    assert [name for name, one in second.services.items() if one is not first.services[name]] == ["s007"]
+    renderer = Renderer(Templates(), SETTINGS, Dialect())
+    before, _ = renderer.objects(first)
+    now, _ = renderer.objects(second)
+    assert [name for name, one in now.items() if one is not before[name]] == ["s007"]
+
+
+def test_other_settings_plan_all_anew() -> None:
+    catalog = Catalog(services={"shop": rows("shop", (0,))})
+    plan = resolve(catalog, {}, SETTINGS, Limits())
+    other = Settings(nginx=SETTINGS.nginx)
+    assert plan.services["shop"] is resolve(catalog, {}, other, Limits(), plan).services["shop"]
+    assert resolve(catalog, {}, other, Limits(16), plan).refused.keys() == {"shop"}
+
+
+def test_differing_names_what_is_new_gone_or_another_object() -> None:
+    one, two = Address("10.0.0.1", 1), Address("10.0.0.1", 2)
+    then = {"a": one, "b": one, "c": one}
+    assert differing(then, then) == set()
+    assert differing({"a": one, "b": one, "c": one}, then) == set()
+    assert differing({"a": one, "b": Address("10.0.0.1", 1), "c": one}, then) == {"b"}
+    assert differing({"a": one, "d": one, "c": one}, then) == {"b", "d"}
+    assert differing({"a": one, "c": one}, then) == {"b"}
+    assert differing({}, then) == {"a", "b", "c"}
+    assert list(renewed(then, {"a", "b", "d"}, {"a": two, "d": two}).items()) == [("a", two), ("c", one), ("d", two)]
