@@ -129,7 +129,7 @@ class Inputs:
 
     def _device(self, wanted: tuple[str, ...]) -> Question:
         variable, agent = Variable(f"graydev_{self._id}"), Joined((Variable("http_user_agent"),))
-        inside_wechat = self._helper("graywechat", agent, device.classes(device.WECHAT), device.label((device.WECHAT,)))
+        inside_wechat = self._helper("graychat", agent, device.classes(device.WECHAT), device.label((device.WECHAT,)))
         self.tables[variable.name] = Map(variable, agent, device.entries(inside_wechat), Text(""))
         return Joined((variable,)), tuple(device.membership(one) for one in wanted)
 

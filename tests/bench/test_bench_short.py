@@ -2,7 +2,7 @@
 
 import math
 
-from tests.bench import churn, served
+from tests.bench import churn, releases, served
 from tests.bench.growth import figures
 
 
@@ -10,6 +10,10 @@ def test_three_changes_are_served() -> None:
     ours, _ = served.run(3)
     assert ours.samples is not None
     assert len(ours.samples) == 3
+
+
+def test_a_policy_is_served_whichever_way_it_was_written() -> None:
+    assert [len(one.samples) for one in releases.written(2)] == [2, 2]
 
 
 def test_a_minute_of_churn_grows_nothing_and_leaves_nothing() -> None:
