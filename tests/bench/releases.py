@@ -187,7 +187,7 @@ def _site(folder: Path, port: int, upstreams: int, main: str) -> Iterator[tuple[
     }}
 """
     with served(folder, [released, *others], main=main, http=user, ports=[edge]):
-        master = (folder / "pid").read_text().strip()
+        master = wait_until((folder / "pid").read_text, "nginx has written its pid").strip()
         children = Path(f"/proc/{master}/task/{master}/children")
         yield edge, int(wait_until(children.read_text, "nginx has its worker"))
 
