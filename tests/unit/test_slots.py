@@ -199,6 +199,12 @@ def test_a_new_route_gives_each_version_its_general_users_first(
         assert len(mine & theirs) == min(len(mine), len(theirs))
 
 
+def test_a_route_takes_what_others_have_in_the_general_ring_last_of_all() -> None:
+    general = (Slot("v4", 100, held=False), Slot("v3", 500))
+    route = cells(allot_route((), general, [("v2", 9_500)]))
+    assert places(route, STABLE) == set(range(100, 600))
+
+
 def test_a_version_that_outgrows_its_general_users_leaves_the_others_theirs() -> None:
     """v2 takes from v3 and v4 what they do not need, not what comes first."""
     general = allot((), {"v2": 2000, "v3": 4000, "v4": 4000}.items())
