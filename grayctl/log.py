@@ -18,8 +18,10 @@ class _StandardError:
     def msg(self, line: str) -> None:
         # no event is worth the process that tells it, and there is nowhere else to say so
         with contextlib.suppress(OSError):
-            sys.stderr.write(f"{line}\n")
-            sys.stderr.flush()
+            rest = f"{line}\n".encode("utf-8", "backslashreplace")
+            # past sys.stderr's buffer: what stays in there is tried again at the end, and makes the exit code 120
+            while rest:
+                rest = rest[os.write(sys.stderr.fileno(), rest) :]
 
     debug = info = warning = error = critical = msg
 
