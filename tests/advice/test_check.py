@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -126,6 +127,12 @@ def test_check_changes_nothing(quickstart: Quickstart) -> None:
         paths = [one for one in quickstart.folder.rglob("*") if one.name not in logs]
         return {str(one): (one.lstat().st_mtime_ns, one.lstat().st_ino) for one in paths}
 
+    def at_rest() -> bool:  # the daemon records its first proof some time after it answers
+        earlier = seen()
+        time.sleep(1)
+        return seen() == earlier
+
+    wait_until(at_rest, "the daemon writes nothing")
     before = seen()
     quickstart.grayctl("check")
     assert seen() == before
