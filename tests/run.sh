@@ -14,7 +14,7 @@ source "$(dirname "${BASH_SOURCE[0]}")/../examples/setup.sh"
 set_up dev
 cd "$root"
 
-limit=25m
+limit=60m
 failed=()
 
 gate() {
@@ -23,7 +23,8 @@ gate() {
 }
 
 tests() {
-    timeout --foreground --kill-after=30s "$limit" pytest -n auto "$@" && return
+    # half as many again as there are processors: most of a test is waiting for a proof, a check or Consul
+    timeout --foreground --kill-after=30s "$limit" pytest -n $((($(nproc) * 3 + 1) / 2)) "$@" && return
     [ $? -ne 124 ] || say "pytest was still at work after $limit and was ended"
     return 1
 }
