@@ -1,4 +1,4 @@
-"""`python -m tests.bench served|converge|churn|judge|flap|releases`: see docs/benchmarks.md."""
+"""`python -m tests.bench served|sizes|converge|churn|judge|flap|releases`: see docs/benchmarks.md."""
 
 import argparse
 import os
@@ -10,7 +10,7 @@ from pathlib import Path
 
 import msgspec
 
-from tests.bench import churn, flap, incremental, releases, served
+from tests.bench import churn, flap, incremental, releases, served, sizes
 from tests.bench.growth import Figure, figures
 from tests.bench.plot import draw
 
@@ -22,6 +22,10 @@ def main() -> int:
     commands = parser.add_subparsers(dest="command", required=True)
     one = commands.add_parser("served", help="registration to served, grayctl beside consul-template")
     one.add_argument("--changes", type=int, default=100, help="registrations for each contender (default 100)")
+    one = commands.add_parser("sizes", help="a weight changes in one of many services, grayctl beside consul-template")
+    one.add_argument("--changes", type=int, default=50, help="for each contender at each size (default 50)")
+    one.add_argument("--services", type=int, nargs="+", default=sizes.SIZES, help="the sizes (default 1 10 100 1000)")
+    one.add_argument("--locations", type=int, help="how many of the services have a location (default all)")
     one = commands.add_parser("converge", help="what one change of many services costs, without disk and nginx")
     one.add_argument("--changes", type=int, default=50, help="at each size (default 50)")
     one = commands.add_parser("churn", help="what grayctl takes under constant churn, and whether it grows")
@@ -39,10 +43,8 @@ def main() -> int:
     one.add_argument("--changes", type=int, default=50, help="of the policy, each way (default 50; 0: none)")
     options = parser.parse_args()
     match options.command:
-        case "served":
-            return _served(options.changes)
-        case "converge":
-            return _converge(options.changes)
+        case "served" | "sizes" | "converge":
+            return _changed(options)
         case "churn":
             return _judge(_save("churn", churn.run(options.minutes * 60, options.every)))
         case "judge":
@@ -51,6 +53,16 @@ def main() -> int:
             return _releases(options.turns, options.seconds, options.changes)
         case _:
             return _flap(options.seconds)
+
+
+def _changed(options: argparse.Namespace) -> int:
+    match options.command:
+        case "served":
+            return _served(options.changes)
+        case "sizes":
+            return _sizes(options.changes, tuple(options.services), options.locations)
+        case _:
+            return _converge(options.changes)
 
 
 def _save(name: str, results: object, **more: object) -> Path:
@@ -83,6 +95,26 @@ def _row(one: served.Result) -> str:
     if not one.samples:
         return "  missing: set CONSUL_TEMPLATE or put consul-template on PATH"
     return "".join(f"{value:9.1f}" for value in (one.median, one.quantile(0.95), min(one.samples), max(one.samples)))
+
+
+# ---------------------------------------------------------------- sizes
+
+
+def _sizes(changes: int, wanted: tuple[int, ...], locations: int | None) -> int:
+    print(f"weight change -> served, {sizes.INSTANCES} instances a service, {changes} changes each; milliseconds\n")
+    print(f"{'services':>9}{'ratio p50':>11}{'ratio p95':>11}{'grayctl p50':>13}{'p95':>9}{'peer p50':>10}{'p95':>9}")
+    rows = []
+    for one in sizes.run(changes, wanted, locations):
+        rows.append(one)
+        peer = one.samples.get("consul-template")
+        print(f"{one.services:9}", end="")
+        for ratio in (one.ratio(0.5), one.ratio(0.95)):
+            print("    missing" if ratio is None else f"{ratio:11.2f}", end="")
+        ours = one.samples["grayctl"]
+        print(f"{sizes.quantile(ours, 0.5):13.1f}{sizes.quantile(ours, 0.95):9.1f}", end="")
+        print(f"{sizes.quantile(peer, 0.5):10.1f}{sizes.quantile(peer, 0.95):9.1f}" if peer else "", flush=True)
+    _save("sizes", rows, changes=changes, locations=locations)
+    return 0
 
 
 # ---------------------------------------------------------------- converge

@@ -5,13 +5,14 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
+from grayctl.nginx.generations import Store
 from tests.support.consul import Consul
 from tests.support.edge import Edge
 from tests.support.nginx import BINARY, Nginx
@@ -22,6 +23,7 @@ if TYPE_CHECKING:
     import subprocess
 
 WORKERS = 2
+_SERVER = "server {{ .Address }}:{{ .Port }} weight={{ .Weights.Passing }} max_fails=1 fail_timeout=10s"
 
 
 class Backends:
@@ -84,12 +86,12 @@ class Stage:
 
 
 @contextmanager
-def stage() -> Iterator[Stage]:
-    """A directory that goes afterwards, an agent and backends; contenders are closed before it ends."""
+def stage(limits: Mapping[str, int] | None = None) -> Iterator[Stage]:
+    """A directory that goes afterwards, an agent (with `limits`) and backends; contenders are closed before it ends."""
     with TemporaryDirectory(prefix="grayctl-bench-") as name, ExitStack() as stack:
         folder = Path(name)
         folder.chmod(0o755)
-        consul = Consul(folder / "consul")
+        consul = Consul(folder / "consul", config={"limits": limits} if limits else None)
         stack.callback(consul.stop)
         backends = Backends(folder / "backends")
         stack.callback(backends.close)
@@ -97,7 +99,7 @@ def stage() -> Iterator[Stage]:
 
 
 class Contender:
-    """An nginx and the tool that keeps its upstreams; `/<service>` is proxied to each of `services`."""
+    """An nginx and the tool that keeps its upstreams; `/<service>` is proxied, for the first `located` services."""
 
     def __init__(self, folder: Path, consul: Consul, *services: str) -> None:
         folder.mkdir()
@@ -106,6 +108,7 @@ class Contender:
         self.consul = consul
         self.name = folder.name
         self.services = services or (f"bench-{self.name}",)
+        self.located = len(self.services)
         self.nginx = Nginx(folder)
 
     def start(self) -> None:
@@ -116,6 +119,14 @@ class Contender:
         """Who answers for a service (the first when none is named); empty when a request fails."""
         return ask_at_once(self.nginx.web, connections, f"/{service or self.services[0]}")
 
+    def nginx_workers(self) -> set[str]:
+        """The pids of nginx's workers; `/worker` answers with its own."""
+        return set(Path(f"/proc/{self.nginx.pid}/task/{self.nginx.pid}/children").read_text(encoding="ascii").split())
+
+    def configured(self, service: str) -> str:
+        """What the tool has written for a service that nginx shall serve now."""
+        raise NotImplementedError
+
     def reloads(self) -> int:
         """How often nginx was told to read its configuration again; by its own log."""
         return self.nginx.error_log.read_text(encoding="utf-8").count("signal 1 (SIGHUP) received")
@@ -125,9 +136,9 @@ class Contender:
 
     def _start_nginx(self, targets: Sequence[str], *, include: str = "") -> None:
         """Proxy each service, with keep-alive, to its target; the targets stand in the services' order."""
-        self.nginx.locations = "\n        ".join(
+        self.nginx.locations = "location = /worker { return 200 $pid; }\n        " + "\n        ".join(
             f"location = /{service} {{ proxy_pass http://{target}; }}"
-            for service, target in zip(self.services, targets, strict=True)
+            for service, target in list(zip(self.services, targets, strict=True))[: self.located]
         )
         self.nginx.http_extra = f'proxy_http_version 1.1; proxy_set_header Connection "";\n    {include}'
         self.nginx.write_conf(included=not include)
@@ -151,6 +162,12 @@ class Grayctl(Contender):
         assert done.returncode == 0, done.stderr
         self._start_nginx([f"$gray_{service.replace('-', '_')}" for service in self.services])
         self.edge.run(wait=False)
+
+    def configured(self, service: str) -> str:
+        store = Store(self.nginx.state_dir)
+        manifest = store.current()
+        assert manifest is not None
+        return (store.objects_dir / manifest.objects[service]).read_text(encoding="utf-8")
 
     def close(self) -> None:
         self.edge.close()
@@ -190,6 +207,10 @@ template {{
         )
         self._process = start([self.binary() or "consul-template", "-config", config], log=self.folder / "tool.log")
 
+    def configured(self, service: str) -> str:
+        text = (self.folder / "upstream.conf").read_text(encoding="utf-8")
+        return text.partition(f"upstream {service} {{")[2].partition("}")[0]
+
     def close(self) -> None:
         if self._process is not None:
             stop(self._process)
@@ -199,7 +220,7 @@ template {{
 def _template(service: str) -> str:
     return f"""upstream {service} {{
     zone {service} 64k;
-{{{{ range service "{service}" }}}}    server {{{{ .Address }}}}:{{{{ .Port }}}} max_fails=1 fail_timeout=10s;
+{{{{ range service "{service}" }}}}    {_SERVER};
 {{{{ end }}}}    keepalive 32;
 }}
 """

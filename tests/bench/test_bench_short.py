@@ -2,7 +2,7 @@
 
 import math
 
-from tests.bench import churn, releases, served
+from tests.bench import churn, releases, served, sizes
 from tests.bench.growth import figures
 
 
@@ -24,3 +24,8 @@ def test_a_minute_of_churn_grows_nothing_and_leaves_nothing() -> None:
     assert run.left == []
     assert run.done["service forgotten"] > 0
     assert run.events["quarantined"] == run.events["quarantine_left"] > 0
+
+
+def test_a_weight_change_in_each_of_three_services_is_served() -> None:
+    [row] = sizes.run(3, (3,))
+    assert len(row.samples["grayctl"]) == 3
