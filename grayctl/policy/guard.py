@@ -26,11 +26,13 @@ class Sight:
         present: the addresses registered now, healthy or not, on nodes that live.
         counts: (since, how many were present), oldest first; the first may have begun before the window.
         servers: address -> the server as it was when it was last healthy, and since when it is absent.
+        learnt: the very `present` that `servers` was last learnt with.
     """
 
     present: frozenset[Address] = frozenset()
     counts: tuple[tuple[float, int], ...] = ()
     servers: Mapping[Address, tuple[Server, float | None]] = field(default_factory=dict)
+    learnt: frozenset[Address] | None = field(default=None, compare=False)
 
     @property
     def most(self) -> int:
@@ -45,7 +47,12 @@ class Sight:
     @property
     def is_at_rest(self) -> bool:
         """Whether nothing changes here by time alone: its number is the only one in the window, nobody is absent."""
-        return len(self.counts) == 1 and not any(gone is not None for _, gone in self.servers.values())
+        return len(self.counts) == 1 and self.is_learnt
+
+    @property
+    def is_learnt(self) -> bool:
+        """Whether learning it again changes nothing, as long as the same servers serve: nobody is absent."""
+        return self.learnt is self.present and not any(gone is not None for _, gone in self.servers.values())
 
     def absent(self) -> tuple[Server, ...]:
         """The servers that were healthy and are registered no more, sorted."""
@@ -162,16 +169,20 @@ class Guard:
             now: monotonic seconds.
         """
         horizon = (self.hold.since if self.hold else now) - settings.window
-        due = self.due | (differing(healthy, self.learnt) & self.sights.keys())
-        sights = {
+        known = self.sights
+        stale = differing(healthy, self.learnt) & known.keys()
+        stale.update(service for service in self.due if not known[service].is_learnt)
+        made = {
             service: replace(
-                self.sights[service],
-                servers=_remembered(self.sights[service], healthy.get(service, ()), now, horizon),
+                known[service],
+                servers=_remembered(known[service], healthy.get(service, ()), now, horizon),
+                learnt=known[service].present,
             )
-            for service in due
+            for service in stale
         }
-        restless = frozenset(service for service, sight in sights.items() if not sight.is_at_rest)
-        return replace(self, sights=renewed(self.sights, due, sights), due=restless, learnt=healthy)
+        sights = renewed(known, stale, made)
+        restless = frozenset(service for service in self.due | stale if not sights[service].is_at_rest)
+        return replace(self, sights=sights, due=restless, learnt=healthy)
 
     def forget(self, service: str) -> "Guard":
         """A service that is published no more."""
