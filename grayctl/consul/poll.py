@@ -77,6 +77,18 @@ class Poll(Generic[T]):
         self.memory.index = None
         await self._settle(*await self._line.attempt(self.name, lambda: self._read(None)))
 
+    async def catch_up(self) -> None:
+        """Read once beside the long poll, and publish what is newer; the index stays the long poll's.
+
+        Waits until Consul answers; a loss is left to the long poll, which confirms it.
+        """
+        reply = await self._line.persist(self.name, self._ask)
+        memory = self.memory
+        newer = memory.index is None or reply.index > memory.index
+        if newer and memory.is_news(reply.value) and not memory.is_loss(reply.value):
+            memory.store(reply.value)
+            self._stored()
+
     async def differs(self) -> bool:
         """Whether a second look, independent of the long poll, finds something else than what is stored.
 

@@ -185,7 +185,17 @@ class Watcher:
             return Reply(reply.index, kv_entries(self._prefix, name, reply.value))
 
         changed = frozenset({f"kv:{name}"})
-        return self._poll(f"kv {name}", ask, lambda: self._tell(changed, f"{name} changed in KV"), rights=key_rights)
+        prepare = self._before_unstaging if name == "staged" else None
+        return self._poll(
+            f"kv {name}", ask, lambda: self._tell(changed, f"{name} changed in KV"), rights=key_rights, prepare=prepare
+        )
+
+    async def _before_unstaging(self, entries: tuple[Entry, ...]) -> None:
+        """What is staged no more may have become the release, in one transaction: the release is published first."""
+        staged = {entry.key for entry in self._kv["staged"].memory.value or ()}
+        if not staged <= {entry.key for entry in entries}:
+            for name in ("releases", "live"):
+                await self._kv[name].catch_up()
 
     def _service_poll(self, name: str) -> Poll[tuple[Registration, ...]]:
         return self._poll(
