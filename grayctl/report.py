@@ -103,6 +103,7 @@ def build_status(
             converger.served(name),
             len(catalog.services.get(name, ())) if catalog else 0,
             ward.cases.get(name),
+            converger.standing.staged.get(name, ""),
         )
         for name, one in (plan.services if plan else {}).items()
     )
@@ -223,7 +224,9 @@ def _consul(settings: Settings, watcher: Watcher | None) -> ConsulReport | None:
     )
 
 
-def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, case: Case | None) -> ServiceReport:
+def _service(
+    plan: ServicePlan, served: ObjectHeader | None, registered: int, case: Case | None, staged: str
+) -> ServiceReport:
     """What is served, from the object that stands; what is wanted shows only where it differs."""
     instances = {one.address: one.instance for one in plan.known}
     refused = served is None or served.refused
@@ -234,6 +237,7 @@ def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, ca
     applied = refused == (plan.serving is Serving.REFUSED) and set(servers) == set(_wanted(plan))
     serving = plan.serving if applied else Serving.REFUSED if refused else Serving.LIVE
     waiting = () if applied else (_waiting(plan),)
+    staging = (staged,) if staged else ()
     return ServiceReport(
         service=plan.service,
         id=plan.id,
@@ -243,7 +247,7 @@ def _service(plan: ServicePlan, served: ObjectHeader | None, registered: int, ca
         registered=registered,
         dropped=len({finding.instance for finding in plan.findings if finding.dropped}),
         findings=tuple(_words(finding) for finding in plan.findings),
-        notices=(*plan.notices, *waiting),
+        notices=(*plan.notices, *staging, *waiting),
         quarantine=case.reason if case else "",
         quarantined_since=case.since if case else None,
         release=_release(plan.compiled),

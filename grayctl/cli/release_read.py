@@ -18,23 +18,57 @@ if TYPE_CHECKING:
 
 @click.command()
 @click.argument("service")
+@click.option("--staged", is_flag=True, help="What is staged for some nodes, instead of the release.")
 @json_option
 @click.pass_context
-def get(ctx: click.Context, service: str, as_json: bool) -> None:
-    """Print the policy of SERVICE as it was written; with --json beside it what is in force.
+def get(ctx: click.Context, service: str, staged: bool, as_json: bool) -> None:
+    """Print the policy of SERVICE as it was written; with --json beside it what is in force, and for whom.
 
-    Example: grayctl release get shop > shop.yaml
-    """
+    \b
+    Examples:
+      grayctl release get shop > shop.yaml
+      grayctl release get shop --staged
+    """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     from grayctl.consul.releases import get_release
+    from grayctl.consul.staged import get_staged
 
-    stored = asked(settings_of(ctx), lambda client: get_release(client, service))
+    async def look(client: "ConsulClient") -> "tuple[Stored, Entry | None]":
+        return await get_release(client, service), await get_staged(client, service)
+
+    stored, entry = asked(settings_of(ctx), look)
+    if staged:
+        _print_staged(service, entry, as_json=as_json)
+        return
+    note = f"{_staged_note(entry)}: `grayctl release get {service} --staged`" if entry else ""
     if stored.policy is None:
-        raise GrayctlError(f"{service} has no release. See `grayctl release list`")
+        raise GrayctlError(f"{service} has no release. {note or 'See `grayctl release list`'}")
     if as_json:
-        print_json(_facts(stored) | {"policy": stored.policy.value.decode(errors="replace"), "live": live_of(stored)})
+        policy = stored.policy.value.decode(errors="replace")
+        print_json(_facts(stored, entry) | {"policy": policy, "live": live_of(stored)})
     else:
-        text = stored.policy.value
-        click.echo(text, nl=not text.endswith(b"\n"))
+        _print_text(stored.policy.value)
+        if note:
+            click.echo(f"note: {note}", err=True)
+
+
+def _print_staged(service: str, entry: "Entry | None", *, as_json: bool) -> None:
+    from grayctl.policy.live import Unreadable
+    from grayctl.policy.staging import decode_staged
+
+    found = decode_staged(entry.key, entry.value) if entry else None
+    if found is None:
+        raise GrayctlError(f"nothing is staged for {service}: see `grayctl release list`")
+    if isinstance(found, Unreadable):
+        raise GrayctlError(found.reason)
+    if as_json:
+        scope = {"scope": found.scope.text, "labels": found.scope.labels, "share": found.scope.share}
+        print_json({"service": service, **scope, "policy": found.text.decode(), "live": found.live})
+    else:
+        _print_text(found.text)
+
+
+def _print_text(text: bytes) -> None:
+    click.echo(text, nl=not text.endswith(b"\n"))
 
 
 @click.command("list")

@@ -82,13 +82,17 @@ def stage(
 @click.argument("service")
 @click.option("--scope", "scope", multiple=True, required=True, metavar="SCOPE", help="As of `release apply`.")
 @_reason
+@_yes
 @json_option
 @click.pass_context
-def widen(ctx: click.Context, service: str, scope: tuple[str, ...], reason: str, as_json: bool) -> None:
+def widen(  # noqa: PLR0917 -- click passes options so
+    ctx: click.Context, service: str, scope: tuple[str, ...], reason: str, yes: bool, as_json: bool
+) -> None:
     """Let more nodes follow what is staged for SERVICE; all that follow it already still do.
 
     Example: grayctl release widen shop --scope percent=50
     """
+    demand_answer(yes=yes, as_json=as_json)
     settings = settings_of(ctx)
     desk = _Desk.of(settings, service)
     staged, entry = desk.demand_staged()
@@ -99,6 +103,10 @@ def widen(ctx: click.Context, service: str, scope: tuple[str, ...], reason: str,
             "To take it back from some, discard it and stage it anew"
         )
     covered = desk.covered(wider)
+    desk.show(
+        in_force(desk.release), desk.followed(), f"for the nodes that come in; staged for {covered}", as_json=as_json
+    )
+    confirm(f"Let {covered} follow what is staged for {service}?", yes=yes)
 
     async def deed(client: ConsulClient, by: Act) -> Conflict | None:
         widened = Staged(wider, staged.text, staged.live)

@@ -162,8 +162,8 @@ class Policies:
             known = self._staged.get(service)
             if isinstance(staged, Staged):
                 covered = staged.scope.covers(service, here.node, here.labels)
-                follows = "this node follows it" if covered else "this node does not follow it"
-                notes[service] = f"another policy is staged for {staged.scope.text}: {follows}"
+                followed = "followed" if covered else "not followed"
+                notes[service] = f"the policy that is staged for {staged.scope.text} is {followed} here"
                 if not covered:
                     continue
                 release = self._release(service, entry.key, staged.text)

@@ -82,9 +82,12 @@ def test_only_the_nodes_in_scope_follow_and_a_discard_takes_it_back(staging: Edg
 def test_a_node_beyond_the_scope_follows_when_it_is_widened_and_promotion_makes_it_the_release(staging: Edge) -> None:
     done(staging, "apply", policy(staging, V2), "--scope", "labels.env=prod", "--yes")
     assert staging.serves("v1")
-    said = done(staging, "widen", "shop", "--scope", "labels.env=staging", code=1)
+    said = done(staging, "widen", "shop", "--scope", "labels.env=staging", "--yes", code=1)
     assert "leaves out nodes of labels.env=prod" in said
-    assert "staged for percent=100: 2 of 2 nodes" in done(staging, "widen", "shop", "--scope", "percent=100")
+    assert "there is no terminal to ask on" in done(staging, "widen", "shop", "--scope", "percent=100", code=2)
+    said = done(staging, "widen", "shop", "--scope", "percent=100", "--yes")
+    assert "100% of all users move from v1 to v2" in said
+    assert "staged for percent=100: 2 of 2 nodes" in said
     wait_until(lambda: staging.serves("v2"), "it follows")
     salt = json.loads(stored(staging, "staged"))["live"]["salt"]
     done(staging, "promote", "shop", "--yes", "--reason", "good")
@@ -119,7 +122,8 @@ def test_a_service_with_nothing_but_a_staged_policy_has_none_after_the_discard(s
         (["apply", "shop.yaml", "--scope", "zone=x", "--yes"], 2, "--scope: 'zone=x' is no scope: write labels.NAME"),
         (["apply", "shop.yaml", "more.yaml", "--scope", "percent=5", "--yes"], 2, "--scope takes one policy"),
         (["apply", "shop.yaml", "--scope", "percent=100"], 2, "there is no terminal to ask on: add --yes"),
-        (["widen", "shop", "--scope", "percent=100"], 1, "nothing is staged for shop"),
+        (["widen", "shop", "--scope", "percent=100", "--yes"], 1, "nothing is staged for shop"),
+        (["get", "shop", "--staged"], 1, "nothing is staged for shop"),
         (["promote", "shop", "--yes"], 1, "nothing is staged for shop"),
     ],
 )

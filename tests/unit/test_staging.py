@@ -223,8 +223,8 @@ def test_each_node_says_for_whom_another_policy_is_staged() -> None:
     kv = GENERAL_KV | STAGED_KV
     said = {env: judge(Policies({}), kv, env).staged["shop"] for env in ("staging", "prod")}
     assert said == {
-        "staging": "another policy is staged for labels.env=staging: this node follows it",
-        "prod": "another policy is staged for labels.env=staging: this node does not follow it",
+        "staging": "the policy that is staged for labels.env=staging is followed here",
+        "prod": "the policy that is staged for labels.env=staging is not followed here",
     }
     assert judge(Policies({}), GENERAL_KV).staged == {}
 
