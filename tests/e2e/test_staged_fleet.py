@@ -33,8 +33,10 @@ def fleet(tmp_path: Path, unique: str, consul: Consul) -> Iterator[Fleet]:
             nodes["staging"].backend(version, version=version)
         for node in nodes.values():
             node.up()
+        before = generations(nodes)
         release(nodes, "apply", policy(nodes, STABLE))
-        wait_until(lambda: all(set(users(node).values()) == {"v1"} for node in nodes.values()), "v1 is served")
+        moved(nodes, before, *nodes)
+        assert all(set(users(node).values()) == {"v1"} for node in nodes.values())
         wait_until(
             lambda: all(consul.get(f"{unique}/nodes/{name}") for name in nodes), "both nodes have reported themselves"
         )
@@ -71,6 +73,17 @@ def users(node: Edge) -> dict[str, str]:
     return found
 
 
+def generations(fleet: Fleet) -> dict[str, int]:
+    """What each node has proven: the workers of what was before accept nothing any more."""
+    return {name: (node.status() or {})["generation"]["number"] for name, node in fleet.items()}
+
+
+def moved(fleet: Fleet, before: dict[str, int], *names: str) -> None:
+    """Wait until these nodes, and no others, serve one generation more."""
+    then = {name: number + (name in names) for name, number in before.items()}
+    wait_until(lambda: generations(fleet) == then, f"{', '.join(names)} and nobody else moved on")
+
+
 def notes(node: Edge) -> str:
     """What status says beside the service."""
     (shop,) = (one for one in (node.status() or {"services": []})["services"] if one["service"] == "shop")
@@ -79,41 +92,46 @@ def notes(node: Edge) -> str:
 
 def test_a_policy_reaches_one_node_then_all_and_no_user_moves_when_it_is_promoted(fleet: Fleet) -> None:
     staging, prod = fleet["staging"], fleet["prod"]
+    before = generations(fleet)
     said = release(fleet, "apply", policy(fleet, CANARY), "--scope", "labels.env=staging")
     assert "labels.env=staging: 1 of 2 nodes: staging" in said
-    wait_until(lambda: set(users(staging).values()) == {"v1", "v2"}, "the node in scope follows")
+    moved(fleet, before, "staging")
     split = users(staging)
+    assert set(split.values()) == {"v1", "v2"}, "the node in scope follows"
     assert set(users(prod).values()) == {"v1"}, "the other one does not"
     assert "staged for labels.env=staging is followed here" in notes(staging)
     assert "staged for labels.env=staging is not followed here" in notes(prod)
 
+    before = generations(fleet)
     release(fleet, "widen", "shop", "--scope", "percent=100")
-    wait_until(lambda: users(prod) == split, "the other one follows too, and cuts the same users")
-    assert users(staging) == split
+    moved(fleet, before, "prod")
+    assert users(prod) == users(staging) == split, "the other one follows too, and cuts the same users"
 
-    before = {name: node.generation() for name, node in fleet.items()}
+    before = generations(fleet)
     release(fleet, "promote", "shop")
     wait_until(lambda: not any(notes(node) for node in fleet.values()), "nothing is staged")
-    assert {name: node.generation() for name, node in fleet.items()} == before, "nginx read nothing new: nobody moved"
+    assert generations(fleet) == before, "nginx read nothing new: nobody moved"
     assert users(staging) == users(prod) == split
 
     release(fleet, "apply", policy(fleet, CANARY.replace("40", "100")), "--scope", "labels.env=prod")
-    wait_until(lambda: set(users(prod).values()) == {"v2"}, "staged anew, for the other one")
+    moved(fleet, before, "prod")
+    assert set(users(prod).values()) == {"v2"}, "staged anew, for the other one"
     assert users(staging) == split
+    before = generations(fleet)
     release(fleet, "discard", "shop")
-    wait_until(lambda: users(prod) == split, "each user is back where it was")
+    moved(fleet, before, "prod")
+    assert users(prod) == split, "each user is back where it was"
 
 
 def test_promotions_one_after_another_never_go_by_way_of_the_release_of_before(fleet: Fleet) -> None:
     """The nodes hear of one transaction in three answers, in any order."""
     for share in (10, 20, 30, 40, 50, 60):
-        text = CANARY.replace("40", str(share))
+        text, before = CANARY.replace("40", str(share)), generations(fleet)
         release(fleet, "apply", policy(fleet, text), "--scope", "percent=100")
-        wait_until(lambda: all("followed here" in notes(node) for node in fleet.values()), "both follow")
-        wait_until(lambda: len({str(users(node)) for node in fleet.values()}) == 1, "both cut the same users")
-        before = {name: node.generation() for name, node in fleet.items()}
+        moved(fleet, before, *fleet)
+        before = generations(fleet)
         release(fleet, "promote", "shop")
         wait_until(lambda: not any(notes(node) for node in fleet.values()), "nothing is staged")
-        assert {name: node.generation() for name, node in fleet.items()} == before, f"promoted at {share} %"
+        assert generations(fleet) == before, f"promoted at {share} %"
     history = json.loads(fleet["staging"].cli("release", "history", "shop", "--json").stdout)
     assert [one["action"] for one in history] == ["apply", *["promote"] * 6]
