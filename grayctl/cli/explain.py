@@ -177,6 +177,8 @@ def _print(told: "Explanation", plan: "ServicePlan") -> None:
     answer = f"version {told.version}" if told.version else f"no version: nginx answers {told.status}"
     click.echo(f"{told.service}: {answer}")
     click.echo(f"  route     {told.route}{'  (fallback: the version meant has no instance)' if told.fallback else ''}")
+    if told.by_chance:
+        click.echo("  chance    the policy knows no users: each request is decided on its own, this is the likeliest")
     if told.slot is not None:
         click.echo(f"  slot      {told.slot} of 10000")
     click.echo(f"  upstream  {told.upstream}")

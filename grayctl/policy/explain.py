@@ -41,6 +41,7 @@ class Explanation:
         upstream: what `$gray_<id>` holds.
         status: 400 or 503 when grayctl's own listeners refuse, otherwise 200: what the instances say is theirs.
         fallback: the version that was meant has no instance.
+        by_chance: the policy knows no users, so each request is decided on its own; this is the likeliest outcome.
     """
 
     service: str
@@ -51,6 +52,7 @@ class Explanation:
     status: int
     fallback: bool
     trace: tuple[Step, ...]
+    by_chance: bool = False
 
 
 def explain(service: str, identity: str, tables: Iterable[Table], request: Request) -> Explanation:
@@ -65,7 +67,8 @@ def explain(service: str, identity: str, tables: Iterable[Table], request: Reque
     label = asked.variable(f"grayroute_{identity}").decode("utf-8", "replace")
     route = label.removesuffix("!fallback")
     status = {"unknown": 400, "empty": 503}.get(route, 200)
-    return Explanation(service, version, route, asked.slot, upstream, status, label != route, tuple(asked.trace(route)))
+    fallback, trace = label != route, tuple(asked.trace(route))
+    return Explanation(service, version, route, asked.slot, upstream, status, fallback, trace, asked.by_chance)
 
 
 class _Asked:
@@ -77,6 +80,7 @@ class _Asked:
         self._known: dict[str, bytes] = {}
         self._tests: dict[str, list[str]] = {}
         self.slot: int | None = None
+        self.by_chance = False
 
     def variable(self, name: str) -> bytes:
         if name not in self._known:
@@ -109,6 +113,8 @@ class _Asked:
         return group if value == Variable("1") else self._value(value)
 
     def _split(self, table: Split) -> bytes:
+        if Variable("request_id") in table.source.parts:
+            return self._likeliest(table)
         source = self._joined(table.source)
         hashed = murmur2(source)
         self.slot = slot_of(hashed)
@@ -121,6 +127,16 @@ class _Asked:
         if table.rule:
             self._tests.setdefault(table.rule.name, []).append(f"slot {self.slot} of {HUNDRED_PERCENT}")
         return _bytes(value.text)
+
+    def _likeliest(self, table: Split) -> bytes:
+        """Nobody knows the id that nginx draws for a request."""
+        self.by_chance = True
+        given = [(share.hundredths, text) for share, text in table.shares]
+        given.append((HUNDRED_PERCENT - sum(share for share, _ in given), table.rest))
+        if table.rule:
+            odds = ", ".join(f"{share / 100:g}% {text.text}" for share, text in given)
+            self._tests.setdefault(table.rule.name, []).append(f"each request is decided on its own: {odds}")
+        return _bytes(max(given, key=lambda one: one[0])[1].text)
 
     def _note(self, rule: Rule, *, held: bool) -> None:
         shown = self.variable(rule.shown.name).decode("utf-8", "backslashreplace")

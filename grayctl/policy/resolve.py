@@ -124,7 +124,12 @@ def resolve(
             services[service] = earlier[service]
         else:
             last = earlier.get(service)
-            plan = _plan(service, given, last)
+            try:
+                plan = _plan(service, given, last)
+            except ValueError as error:  # a token that nginx could not take: this service's, and no other's
+                refused[service] = f"its release cannot be written for nginx: {error}"
+                services.pop(service, None)
+                continue
             if (longest := limits.overlong(plan)) is not None:
                 refused[service] = longest
                 services.pop(service, None)

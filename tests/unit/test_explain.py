@@ -67,3 +67,11 @@ def test_a_path_that_leaves_the_root_is_refused_as_nginx_does() -> None:
 @pytest.mark.parametrize(("nginx", "seen"), [((1, 22, 1), b"a"), ((1, 23, 0), b"a, b")])
 def test_a_repeated_header_is_what_that_nginx_makes_of_it(nginx: tuple[int, ...], seen: bytes) -> None:
     assert Request(headers=((b"X-A", b"a"), (b"x-a", b" b ")), nginx=nginx).variable("http_x_a") == seen
+
+
+def test_without_users_an_explanation_says_that_it_is_chance() -> None:
+    policy = "service: shop\nstable: v1\nidentity: none\ntraffic: {v2: 20}\n"
+    plan = plan_of(policy, [Instance(80, "v1", host="10.0.0.1"), Instance(80, "v2", host="10.0.0.2")])
+    told = explain("shop", "shop", plan.tables, Request())
+    assert (told.by_chance, told.version, told.slot) == (True, "v1", None)
+    assert told.trace[-1].why == "each request is decided on its own: 20% traffic v2, 80% stable v1"

@@ -9,9 +9,11 @@ import pytest
 from grayctl.model.balance import Method
 from grayctl.model.catalog import Catalog, Health, Registration
 from grayctl.model.plan import FieldFault, Known, Server, Serving
+from grayctl.model.release import Condition, InForce, Input, Live, Operator, Release, Route, Source
 from grayctl.model.tokens import Address
 from grayctl.policy.admission import admit
 from grayctl.policy.resolve import Limits, resolve
+from grayctl.policy.standing import Standing
 from grayctl.policy.upstreams import parse_balance
 from grayctl.settings import ServiceSettings, Settings, WatchSettings
 
@@ -292,3 +294,17 @@ def test_balance() -> None:
     assert parse_balance("hash $request_uri").method is Method.HASH
     with pytest.raises(ValueError, match="no nginx expression"):
         parse_balance("hash $a; }")
+
+
+def test_a_release_that_cannot_be_written_holds_back_its_own_service_alone() -> None:
+    """The validator lets nothing through that a token refuses; should it ever, the others move on."""
+    hostile = Release(
+        "shop", "v1", routes=(Route("r", Condition(Input(Source.PATH), Operator.REGEX, ("\0",)), to="v2"),)
+    )
+    standing = Standing({"shop": InForce(hostile, Live("", "", "v1"))}, {}, {}, ())
+    rows = (Registration(service="shop", id="a", address="10.0.0.1", port=80, meta=(("version", "v1"),)),)
+    v2 = Registration(service="shop", id="b", address="10.0.0.2", port=80, meta=(("version", "v2"),))
+    catalog = Catalog(services={"shop": (*rows, v2), "other": rows})
+    plan = resolve(catalog, {}, Settings(), Limits(), standing=standing)
+    assert plan.services.keys() == {"other"}
+    assert "cannot be written for nginx" in plan.refused["shop"]
