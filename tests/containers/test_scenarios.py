@@ -64,13 +64,13 @@ def test_a_bad_template_leaves_nginx_serving(node: Edge) -> None:
     """And what changed meanwhile is served as soon as the template is mended."""
     templates = node.folder / "templates"
     template = templates / "services" / "shop.conf.j2"
+    template.parent.mkdir(parents=True)
     node.configure(top=f'templates_dir = "{templates}"')
     node.backend("a")
     node.up()
     wait_until(lambda: node.serves("a"), "a serves")
     before = node.generation()
 
-    template.parent.mkdir(parents=True)
     template.write_text("no_such_directive on;\n")
     refused = node.cli("render")
     assert refused.returncode == 1

@@ -139,6 +139,7 @@ def test_what_is_staged_and_damaged_stays_followed_and_is_not_promoted(staging: 
     done(staging, "apply", policy(staging, V2), "--scope", "percent=100", "--yes")
     key = f"{staging.folder.name}/staged/shop"
     whole = stored(staging, "staged")
+    wait_until(lambda: staging.serves("v2"), "what is staged is followed")
     staging.consul.put(key, b"{}")
     said = done(staging, "promote", "shop", "--yes", code=1)
     assert f"{key}: this is no staged policy" in said

@@ -127,7 +127,7 @@ def test_a_right_that_is_taken_away_is_said_by_status_and_metrics(edge: Edge) ->
     (line,) = wait_until(lambda: denials(edge), "status says so")
     assert line.endswith("`grayctl check` names the right it lacks")
     assert "grayctl_consul_denied_queries 0.0" not in edge.page("/metrics")
-    assert edge.serves("a", "b")
+    wait_until(lambda: edge.serves("a", "b"), "what was heard before is served")
     give_token(edge, rules(edge, "agent"))
     wait_until(lambda: not denials(edge), "with a good token it goes on")
 
