@@ -11,6 +11,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench.machines import ConsulTemplate, Contender, Grayctl, Stage, address, stage
+from tests.bench.section import Option, Report, Section, ratio, table
 from tests.support.process import wait_until
 
 PER_SECOND = 5
@@ -152,3 +153,38 @@ def wrk(folder: Path, url: str, seconds: int, *, connections: int = CONNECTIONS,
     done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=seconds + 30)
     assert done.returncode == 0, done.stdout + done.stderr
     return msgspec.json.decode(done.stderr, type=Load)
+
+
+def report(seconds: int) -> Report:
+    """Every contender's row, and the ratios to those that flapped as well."""
+    rows = run(seconds)
+    head = ("", "flaps", "reloads", "requests", "a second", "5xx", "lost", "p99 ms", "late s")
+    ours, *peers = rows[1:]
+    ratios = [_ratios(ours, peer) for peer in peers]
+    said = table(("grayctl to", "reloads", "failed requests", "requests a second", "p99"), ratios)
+    missing = "consul-template is missing: set CONSUL_TEMPLATE or put it on PATH"
+    return Report(f"{said if ratios else missing}\n\n{table(head, map(_cells, rows))}", rows)
+
+
+def _cells(one: Result) -> tuple[object, ...]:
+    load = one.load
+    said = (load.requests, load.rate, load.refused, load.lost, load.p99 / 1000)
+    return one.name, one.flaps, one.reloads, *said, one.late
+
+
+def _ratios(ours: Result, peer: Result) -> tuple[str, ...]:
+    pairs = (
+        (ours.reloads, peer.reloads),
+        (ours.load.failed, peer.load.failed),
+        (ours.load.rate, peer.load.rate),
+        (ours.load.p99, peer.load.p99),
+    )
+    return peer.name, *(ratio(*pair) for pair in pairs)
+
+
+SECTION = Section(
+    "flap",
+    "an instance flaps while nginx is under load, grayctl beside consul-template",
+    report,
+    {"seconds": Option(60, 15, "of load for each")},
+)

@@ -22,6 +22,7 @@ from grayctl.policy.resolve import Limits
 from grayctl.render.fileset import Dialect, Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import NginxSettings, ReloadSettings, Settings
+from tests.bench.section import Option, Report, Section, quantile, ratio, table
 
 if TYPE_CHECKING:
     from grayctl.model.outcome import RolledBack
@@ -159,9 +160,31 @@ def _registration(service: int, instance: int, weight: int) -> Registration:
     )
 
 
-def ratio(one: Cost, smallest: Cost) -> tuple[float, float]:
-    """The medians of both figures, to those of the smallest size."""
-    return (
-        statistics.median(one.files) / statistics.median(smallest.files),
-        statistics.median(one.whole) / statistics.median(smallest.whole),
+def report(changes: int) -> Report:
+    """Each size beside the smallest."""
+    costs = run(changes)
+    first = costs[0]
+    head = (
+        "services",
+        "to the files, ms",
+        "p95",
+        f"to {first.services}",
+        "whole converge, ms",
+        "p95",
+        f"to {first.services}",
     )
+    rows = [(one.services, *_cells(one.files, first.files), *_cells(one.whole, first.whole)) for one in costs]
+    return Report(f"{changes} changes each, CPU time; the aim is 1.5 at any size\n\n{table(head, rows)}", costs)
+
+
+def _cells(samples: list[float], smallest: list[float]) -> tuple[float, float, str]:
+    middle = statistics.median(samples)
+    return middle, quantile(samples, 0.95), ratio(middle, statistics.median(smallest))
+
+
+SECTION = Section(
+    "converge",
+    f"one of many services of {INSTANCES} changes: grayctl's own CPU, without disk and nginx",
+    report,
+    {"changes": Option(50, 10, "at each size")},
+)

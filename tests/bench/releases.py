@@ -5,7 +5,7 @@ import base64
 import contextlib
 import statistics
 import time
-from collections.abc import AsyncIterator, Iterator, Sequence
+from collections.abc import AsyncIterator, Iterator
 from contextlib import ExitStack, closing, contextmanager
 from functools import partial
 from pathlib import Path
@@ -22,6 +22,7 @@ from grayctl.settings import Settings
 from tests.bench.flap import CONNECTIONS, wrk
 from tests.bench.machines import Backends, Grayctl, Stage, address, stage
 from tests.bench.resources import cpu_seconds
+from tests.bench.section import Option, Report, Section, quantile, table
 from tests.releases.site import Instance, plan_of, served
 from tests.support.background import in_background
 from tests.support.ports import free_ports
@@ -187,7 +188,8 @@ def _site(folder: Path, port: int, upstreams: int, main: str) -> Iterator[tuple[
     }}
 """
     with served(folder, [released, *others], main=main, http=user, ports=[edge]):
-        master = wait_until((folder / "pid").read_text, "nginx has written its pid").strip()
+        pid = folder / "pid"
+        master = wait_until(lambda: pid.read_text() if pid.is_file() else "", "nginx has written its pid").strip()
         children = Path(f"/proc/{master}/task/{master}/children")
         yield edge, int(wait_until(children.read_text, "nginx has its worker"))
 
@@ -278,6 +280,44 @@ def _apply(one: Grayctl, here: Stage, version: str, before: Live | None) -> Live
     return live
 
 
-def quantile(samples: Sequence[float], share: float) -> float:
-    """The sample below which this part of all lies."""
-    return sorted(samples)[min(len(samples) - 1, int(share * len(samples)))]
+# ---------------------------------------------------------------- what it came to
+
+
+def report(turns: int, seconds: int, changes: int) -> Report:
+    """What a policy costs a request, and from its key to served (`changes` 0: not that)."""
+    rows = list(run(turns, seconds))
+    head = (
+        "backend",
+        "other upstreams",
+        "ratio",
+        "ratio, CPU",
+        "requests/s",
+        "by hand",
+        "CPU, us",
+        "by hand",
+        "failed",
+    )
+    ways = written(changes) if changes else []
+    said = [
+        f"key to served, {one.name}: median {statistics.median(one.samples):.1f} ms, "
+        f"p95 {quantile(one.samples, 0.95):.1f} ms, {len(one.samples)} changes"
+        for one in ways
+    ]
+    return Report("\n".join((table(head, map(_cells, rows)), "", *said)), {"requests": rows, "written": ways})
+
+
+def _cells(one: Row) -> tuple[object, ...]:
+    measured = (statistics.median(found) for found in (one.rates, one.plain_rates, one.costs, one.plain_costs))
+    return one.backend, one.upstreams, one.ratio, one.ratio_of_cost, *measured, one.failed
+
+
+SECTION = Section(
+    "releases",
+    "what a policy costs beside an upstream by hand; from its key in Consul to served",
+    report,
+    {
+        "turns": Option(10, 2, "of each contender, in each row"),
+        "seconds": Option(2, 1, "for each turn"),
+        "changes": Option(50, 10, "of the policy, each way; 0: none"),
+    },
+)
