@@ -14,10 +14,15 @@ from grayctl.errors import EXIT_REFUSED, GrayctlError
 from grayctl.settings import Settings
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+    from grayctl.model.catalog import Catalog
     from grayctl.model.generation import Object
     from grayctl.model.plan import ServicePlan
+    from grayctl.model.release import Release
     from grayctl.policy.explain import Explanation
     from grayctl.policy.request import Request
+    from grayctl.policy.standing import Standing
 
 
 @click.command()
@@ -34,6 +39,7 @@ if TYPE_CHECKING:
 )
 @click.option("--catalog", type=click.Path(exists=True, dir_okay=False), help="Offline: instances from this file.")
 @click.option("--release", "policy", type=click.Path(exists=True, dir_okay=False), help="Offline: this policy.")
+@click.option("--list", "lists", multiple=True, metavar="NAME=FILE", help="Offline: a list; may be repeated.")
 @json_option
 @click.pass_context
 def explain(  # noqa: PLR0917 -- click passes options so
@@ -49,6 +55,7 @@ def explain(  # noqa: PLR0917 -- click passes options so
     users: str | None,
     catalog: str | None,
     policy: str | None,
+    lists: tuple[str, ...],
     as_json: bool,
 ) -> None:
     """Say which version of SERVICE a request gets, and why: what nginx decides, worked out by the same tables.
@@ -58,17 +65,23 @@ def explain(  # noqa: PLR0917 -- click passes options so
       grayctl explain shop -H 'X-User-ID: 42'
       grayctl explain shop --url '/cart?beta=1' --ip 10.1.2.3 --json
       grayctl explain shop --users users.txt
+      grayctl explain shop --catalog catalog.yaml --release shop.yaml --list beta-users=users.txt
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
     from grayctl.policy.explain import explain as work_out
 
     settings = settings_of(ctx)
     if bool(catalog) != bool(policy):
         raise click.UsageError("--catalog and --release go together: offline, both are needed")
-    plan = asyncio.run(_plan(settings, service, catalog, policy))
+    if lists and not catalog:
+        raise click.UsageError("--list goes with --catalog: with Consul the lists are those that are there")
+    if catalog and policy:
+        plan, release = _offline_plan(settings, service, Path(catalog), Path(policy), lists)
+    else:
+        plan, release = asyncio.run(_plan(settings, service))
     request = _request(headers, cookies, ip=ip, url=url, method=method, port=port, variables=variables)
     try:
         if users:
-            _distribution(plan, request, Path(users), as_json=as_json)
+            _distribution(plan, release, request, Path(users), as_json=as_json)
             return
         told = work_out(plan.service, plan.id, plan.tables, request)
     except ValueError as error:
@@ -80,29 +93,41 @@ def explain(  # noqa: PLR0917 -- click passes options so
         _print(told, plan)
 
 
-async def _plan(settings: Settings, service: str, catalog: str | None, policy: str | None) -> "ServicePlan":
-    """What nginx shall do for the service: from Consul, or from files.
+def _offline_plan(
+    settings: Settings, service: str, catalog: Path, policy: Path, lists: tuple[str, ...]
+) -> "tuple[ServicePlan, Release]":
+    """As `_plan`, from files."""
+    from grayctl import catalog_file
+    from grayctl.release_file import offline, read_lists
+
+    return _planned(settings, service, catalog_file.load(catalog), offline([policy], read_lists(lists)), {})
+
+
+async def _plan(settings: Settings, service: str) -> "tuple[ServicePlan, Release]":
+    """What nginx shall do for the service, and the policy that says so.
 
     Raises:
         GrayctlError: there is no such service, or no policy for it.
     """
-    from grayctl import catalog_file
     from grayctl.consul.client import ConsulClient
     from grayctl.consul.once import read_catalog
-    from grayctl.policy.resolve import Limits, resolve
     from grayctl.policy.standing import Here, Policies
-    from grayctl.release_file import offline
-    from grayctl.render.fileset import in_force_of, known_of
+    from grayctl.render.fileset import in_force_of
 
-    served: dict[str, Object] = {}
-    if catalog and policy:
-        found, standing = catalog_file.load(Path(catalog)), offline([Path(policy)])
-    else:
-        async with ConsulClient(settings.consul, connections=1) as client:
-            found = await read_catalog(client, settings)
-        served = _served(settings)
-        standing = Policies(in_force_of(served)).judge(found.kv, Here(settings.node, settings.labels))
-    plan = resolve(found, known_of(served), settings, Limits(), standing=standing)
+    async with ConsulClient(settings.consul, connections=1) as client:
+        found = await read_catalog(client, settings)
+    served = _served(settings)
+    standing = Policies(in_force_of(served)).judge(found.kv, Here(settings.node, settings.labels))
+    return _planned(settings, service, found, standing, served)
+
+
+def _planned(
+    settings: Settings, service: str, catalog: "Catalog", standing: "Standing", served: "Mapping[str, Object]"
+) -> "tuple[ServicePlan, Release]":
+    from grayctl.policy.resolve import Limits, resolve
+    from grayctl.render.fileset import known_of
+
+    plan = resolve(catalog, known_of(served), settings, Limits(), standing=standing)
     if service in plan.refused:
         raise GrayctlError(f"{service}: {plan.refused[service]}")
     if service not in plan.services:
@@ -110,9 +135,10 @@ async def _plan(settings: Settings, service: str, catalog: str | None, policy: s
         raise GrayctlError(f"no service {service!r} is watched; watched are: {known}")
     if service in standing.problems:
         click.echo(f"{service}: {standing.problems[service]}", err=True)
-    if plan.services[service].compiled is None:
+    found = plan.services[service]
+    if found.compiled is None:
         raise GrayctlError(f"{service} has no release in force: every request goes to all of its instances, by weight")
-    return plan.services[service]
+    return found, found.compiled.in_force.release
 
 
 def _served(settings: Settings) -> "dict[str, Object]":
@@ -162,7 +188,7 @@ def _request(
         headers=tuple((name.encode(), value.encode("utf-8", "surrogateescape")) for name, value in pairs),
         address=address,
         port=port or parts.port or default,
-        variables={name: value.encode() for name, value in defined},
+        variables={name: value.encode("utf-8", "surrogateescape") for name, value in defined},
     )
 
 
@@ -192,25 +218,25 @@ def _print(told: "Explanation", plan: "ServicePlan") -> None:
         click.echo("       nothing: everybody gets the same")
 
 
-def _distribution(plan: "ServicePlan", request: "Request", users: Path, *, as_json: bool) -> None:
+def _distribution(plan: "ServicePlan", release: "Release", request: "Request", users: Path, *, as_json: bool) -> None:
     """How the users of a file are distributed, each as the first identity of the policy."""
     from dataclasses import replace
 
     from grayctl.model.release import Source
-    from grayctl.policy.explain import explain as work_out
+    from grayctl.policy.explain import Explainer
 
-    assert plan.compiled is not None  # noqa: S101 -- _plan refuses a service without
-    chain = plan.compiled.in_force.release.identity
+    chain = release.identity
     if not chain or chain[0].source not in {Source.HEADER, Source.COOKIE}:
         raise GrayctlError(f"{plan.service}: its first identity is no header and no cookie, so users cannot be tried")
     counted: Counter[tuple[str, str]] = Counter()
+    explainer = Explainer(plan.service, plan.id, plan.tables)
     for line in users.read_bytes().splitlines():
         user = line.strip()
         if not user:
             continue
         name = chain[0].name.encode()
         pair = (name, user) if chain[0].source is Source.HEADER else (b"Cookie", name + b"=" + user)
-        told = work_out(plan.service, plan.id, plan.tables, replace(request, headers=(pair, *request.headers)))
+        told = explainer.explain(replace(request, headers=(pair, *request.headers)))
         counted[told.version or str(told.status), told.route] += 1
     total = counted.total()
     rows = [

@@ -10,16 +10,24 @@ from grayctl.cli.common import json_option, print_json, settings_of
 from grayctl.errors import EXIT_DONE, EXIT_REFUSED, Problem, ReleaseError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Collection
 
 
 @click.command()
 @click.argument("files", nargs=-1, required=True, type=click.File("rb"), metavar="FILE...")
 @click.option("--catalog", type=click.Path(dir_okay=False), help="Say too which versions have no instance in it.")
+@click.option("--list", "lists", multiple=True, metavar="NAME=FILE", help="Say too which lists are none of these.")
 @click.option("--strict", is_flag=True, help="Warnings fail as errors do.")
 @json_option
 @click.pass_context
-def lint(ctx: click.Context, files: tuple[BinaryIO, ...], catalog: str | None, strict: bool, as_json: bool) -> None:
+def lint(  # noqa: PLR0917 -- click passes options so
+    ctx: click.Context,
+    files: tuple[BinaryIO, ...],
+    catalog: str | None,
+    lists: tuple[str, ...],
+    strict: bool,
+    as_json: bool,
+) -> None:
     """Say what is wrong with policies, all of it, with file, line and path.
 
     Needs neither Consul nor nginx; - reads standard input. Ends with 1 when a policy may not be followed, and with
@@ -28,10 +36,12 @@ def lint(ctx: click.Context, files: tuple[BinaryIO, ...], catalog: str | None, s
     \b
     Examples:
       grayctl release lint releases/*.yaml
-      grayctl release lint --strict --catalog catalog.yaml shop.yaml
+      grayctl release lint --strict --catalog catalog.yaml --list beta-users=users.txt shop.yaml
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
-    versions = _versions(ctx, catalog)
-    problems = [problem for file in files for problem in _problems(file, versions)]
+    from grayctl.release_file import read_lists
+
+    versions, known = _versions(ctx, catalog), read_lists(lists) or None
+    problems = [problem for file in files for problem in _problems(file, versions, known)]
     errors, warnings = (sum(one.level == level for one in problems) for level in ("error", "warning"))
     if as_json:
         print_json({"files": len(files), "errors": errors, "warnings": warnings, "problems": problems})
@@ -56,7 +66,9 @@ def _versions(ctx: click.Context, catalog: str | None) -> "Callable[[str], froze
     return lambda service: healthy_versions(services.get(service, ()), watch)
 
 
-def _problems(file: BinaryIO, versions: "Callable[[str], frozenset[str] | None]") -> tuple[Problem, ...]:
+def _problems(
+    file: BinaryIO, versions: "Callable[[str], frozenset[str] | None]", lists: "Collection[str] | None"
+) -> tuple[Problem, ...]:
     from grayctl.policy.document import LARGEST, read_document
     from grayctl.policy.lint import lint as find
 
@@ -64,7 +76,7 @@ def _problems(file: BinaryIO, versions: "Callable[[str], frozenset[str] | None]"
         document = read_document(file.read(LARGEST + 1), getattr(file, "name", "<stdin>"))
     except ReleaseError as error:
         return error.problems
-    return find(document, versions=versions(document.release.service))
+    return find(document, lists=lists, versions=versions(document.release.service))
 
 
 def _count(number: int, one: str, many: str = "") -> str:

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     type=click.Path(dir_okay=False),
     help="Offline: a policy; may be repeated.",
 )
+@click.option("--list", "lists", multiple=True, metavar="NAME=FILE", help="Offline: a list; may be repeated.")
 @click.option("--out", type=click.Path(file_okay=False), help="Offline: write the files into this directory.")
 @json_option
 @click.pass_context
@@ -39,6 +40,7 @@ def render(  # noqa: PLR0917 -- click passes options so
     show_diff: bool,
     catalog: str | None,
     policies: tuple[str, ...],
+    lists: tuple[str, ...],
     out: str | None,
     as_json: bool,
 ) -> None:
@@ -56,13 +58,14 @@ def render(  # noqa: PLR0917 -- click passes options so
         raise click.UsageError("--diff goes without --catalog: what stands came from Consul")
     if out and not catalog:
         raise click.UsageError("--out goes with --catalog: it is for offline previews")
-    if policies and not catalog:
-        raise click.UsageError("--release goes with --catalog: it is for offline previews")
+    for option, given in (("--release", policies), ("--list", lists)):
+        if given and not catalog:
+            raise click.UsageError(f"{option} goes with --catalog: it is for offline previews")
     if catalog:
         from grayctl import catalog_file
-        from grayctl.release_file import offline
+        from grayctl.release_file import offline, read_lists
 
-        standing = offline(map(Path, policies))
+        standing = offline(map(Path, policies), read_lists(lists))
         _offline(settings, catalog_file.load(Path(catalog)), standing, Path(out) if out else None, as_json=as_json)
     elif dry_run or show_diff:
         _preview(settings, show_diff=show_diff, as_json=as_json)

@@ -9,9 +9,10 @@ import pcre2
 
 from grayctl.model.release import HUNDRED_PERCENT
 from grayctl.model.tables import Constant, Geo, Map, Rule, Split, Table, Value
-from grayctl.model.tokens import Joined, MapKey, Regex, Text, Variable
+from grayctl.model.tokens import Joined, Regex, Text, Variable
 from grayctl.policy.request import Request
 
+REQUEST_ID = "request_id"  # the user, where the policy knows none
 _HASH_SPAN = 0xFFFFFFFF
 _NOWHERE = "255.255.255.255"  # what `geo` takes for a client on a unix socket
 
@@ -42,6 +43,7 @@ class Explanation:
         status: 400 or 503 when grayctl's own listeners refuse, otherwise 200: what the instances say is theirs.
         fallback: the version that was meant has no instance.
         by_chance: the policy knows no users, so each request is decided on its own; this is the likeliest outcome.
+            A request that brings its `request_id` among its variables is certain.
     """
 
     service: str
@@ -55,28 +57,107 @@ class Explanation:
     by_chance: bool = False
 
 
-def explain(service: str, identity: str, tables: Iterable[Table], request: Request) -> Explanation:
-    """Evaluate a service's tables for a request.
+class Explainer:
+    """A service's tables, ready for many requests: a list of 100,000 entries is looked up, not read through."""
 
-    Raises:
-        ValueError: nginx would refuse the request itself.
-    """
-    asked = _Asked(tables, request)
-    upstream = asked.variable(f"gray_{identity}").decode("utf-8", "replace")
-    version = asked.variable(f"grayver_{identity}").decode("utf-8", "replace")
-    label = asked.variable(f"grayroute_{identity}").decode("utf-8", "replace")
-    route = label.removesuffix("!fallback")
-    status = {"unknown": 400, "empty": 503}.get(route, 200)
-    fallback, trace = label != route, tuple(asked.trace(route))
-    return Explanation(service, version, route, asked.slot, upstream, status, fallback, trace, asked.by_chance)
+    def __init__(self, service: str, identity: str, tables: Iterable[Table]) -> None:
+        self._service, self._identity = service, identity
+        self._ready = _Ready(tables)
+
+    def explain(self, request: Request) -> Explanation:
+        """What nginx decides for a request.
+
+        Raises:
+            ValueError: nginx would refuse the request itself.
+        """
+        asked = _Asked(self._ready, request)
+        upstream, version, label = (
+            asked.variable(f"{name}_{self._identity}").decode("utf-8", "replace")
+            for name in ("gray", "grayver", "grayroute")
+        )
+        route = label.removesuffix("!fallback")
+        return Explanation(
+            service=self._service,
+            version=version,
+            route=route,
+            slot=asked.slot,
+            upstream=upstream,
+            status={"unknown": 400, "empty": 503}.get(route, 200),
+            fallback=label != route,
+            trace=tuple(asked.trace(route)),
+            by_chance=asked.by_chance,
+        )
+
+
+def explain(service: str, identity: str, tables: Iterable[Table], request: Request) -> Explanation:
+    """What nginx decides for one request; raises as `Explainer.explain`."""
+    return Explainer(service, identity, tables).explain(request)
+
+
+class _Keys:
+    """The keys of a map: texts as nginx's hash knows them, without case, and patterns in their order."""
+
+    def __init__(self, table: Map) -> None:
+        self.texts: dict[bytes, Value] = {}
+        self.patterns: list[tuple[Regex, Value]] = []
+        for key, value in table.entries:
+            if isinstance(key, Regex):
+                self.patterns.append((key, value))
+            else:
+                self.texts.setdefault(_bytes(key.text).lower(), value)  # of bytes: ASCII letters alone, as nginx does
+
+    def find(self, source: bytes) -> tuple[Value, bytes] | None:
+        """The value for a source, and what the pattern's group took of it."""
+        value = self.texts.get(source.lower())
+        if value is not None:
+            return value, b""
+        for key, value in self.patterns if source else ():
+            pattern = _compiled(key)
+            try:
+                found = pattern.search(source)
+            except pcre2.LibraryError:  # too many steps: nginx logs an alert, asks no further pattern
+                return None
+            if found:
+                return value, found.group(1) if pattern.groups else b""
+        return None
+
+
+class _Networks:
+    """The networks of a geo, by their length: the longest that holds an address counts."""
+
+    def __init__(self, table: Geo) -> None:
+        self._default = table.default
+        self._texts: dict[tuple[int, int], dict[int, Text]] = {}
+        for cidr, text in table.entries:
+            network = ipaddress.ip_network(cidr.text)
+            same = self._texts.setdefault((network.version, network.prefixlen), {})
+            same[int(network.network_address)] = text
+
+    def find(self, address: str) -> Text:
+        """The text for a client's address."""
+        client = ipaddress.ip_address(_NOWHERE if address == "unix:" else address)
+        client = getattr(client, "ipv4_mapped", None) or client
+        for (version, length), texts in sorted(self._texts.items(), reverse=True):
+            rest = client.max_prefixlen - length
+            if version == client.version and (found := texts.get(int(client) >> rest << rest)) is not None:
+                return found
+        return self._default
+
+
+class _Ready:
+    """Tables by the names of their variables, and how they are looked up."""
+
+    def __init__(self, tables: Iterable[Table]) -> None:
+        self.tables = {table.variable.name: table for table in tables}
+        self.keys = {name: _Keys(table) for name, table in self.tables.items() if isinstance(table, Map)}
+        self.networks = {name: _Networks(table) for name, table in self.tables.items() if isinstance(table, Geo)}
 
 
 class _Asked:
     """One request's evaluation: a variable is worked out once, when it is asked for, as in nginx."""
 
-    def __init__(self, tables: Iterable[Table], request: Request) -> None:
-        self._tables = {table.variable.name: table for table in tables}
-        self._request = request
+    def __init__(self, ready: _Ready, request: Request) -> None:
+        self._ready, self._request = ready, request
         self._known: dict[str, bytes] = {}
         self._tests: dict[str, list[str]] = {}
         self.slot: int | None = None
@@ -84,7 +165,7 @@ class _Asked:
 
     def variable(self, name: str) -> bytes:
         if name not in self._known:
-            table = self._tables.get(name)
+            table = self._ready.tables.get(name)
             self._known[name] = self._table(table) if table else self._request.variable(name)
         return self._known[name]
 
@@ -99,13 +180,14 @@ class _Asked:
             case Split():
                 return self._split(table)
             case Geo():
-                return _longest_prefix(table, self._request.variable("remote_addr").decode())
+                address = self._request.variable("remote_addr").decode()
+                return _bytes(self._ready.networks[table.variable.name].find(address).text)
             case Constant(value=value):
                 return _bytes(value.text)
 
     def _map(self, table: Map) -> bytes:
         source = self._joined(table.source)
-        found = next(iter(_matches(table, source)), None)
+        found = self._ready.keys[table.variable.name].find(source)
         if table.rule:
             held = bool(source) if table.rule.unless_empty else found is not None
             self._note(table.rule, held=held)
@@ -113,7 +195,7 @@ class _Asked:
         return group if value == Variable("1") else self._value(value)
 
     def _split(self, table: Split) -> bytes:
-        if Variable("request_id") in table.source.parts:
+        if Variable(REQUEST_ID) in table.source.parts and REQUEST_ID not in self._request.variables:
             return self._likeliest(table)
         source = self._joined(table.source)
         hashed = murmur2(source)
@@ -129,7 +211,7 @@ class _Asked:
         return _bytes(value.text)
 
     def _likeliest(self, table: Split) -> bytes:
-        """Nobody knows the id that nginx draws for a request."""
+        """Nobody knows the id that nginx will draw for a request."""
         self.by_chance = True
         given = [(share.hundredths, text) for share, text in table.shares]
         given.append((HUNDRED_PERCENT - sum(share for share, _ in given), table.rest))
@@ -150,23 +232,6 @@ class _Asked:
         return _bytes(value.text) if isinstance(value, Text) else self.variable(value.name)
 
 
-def _matches(table: Map, source: bytes) -> Iterable[tuple[Value, bytes]]:
-    lowered = source.lower()  # of bytes: ASCII letters alone, as nginx does
-    for key, value in table.entries:
-        if isinstance(key, MapKey) and _bytes(key.text).lower() == lowered:
-            yield value, b""
-    for key, value in table.entries if source else ():
-        if isinstance(key, Regex):
-            try:
-                found = _compiled(key).search(source)
-            except (
-                pcre2.LibraryError
-            ):  # too many steps: nginx logs an alert, asks no further pattern, takes the default
-                return
-            if found:
-                yield value, found.group(1) if _compiled(key).groups else b""
-
-
 @lru_cache(maxsize=4096)
 def _compiled(regex: Regex) -> "pcre2.Pattern":
     return pcre2.compile(_bytes(regex.pattern), flags=pcre2.IGNORECASE if regex.ignore_case else 0)
@@ -174,17 +239,6 @@ def _compiled(regex: Regex) -> "pcre2.Pattern":
 
 def _bytes(text: str) -> bytes:
     return text.encode("utf-8", "surrogateescape")
-
-
-def _longest_prefix(table: Geo, address: str) -> bytes:
-    client = ipaddress.ip_address(_NOWHERE if address == "unix:" else address)
-    client = getattr(client, "ipv4_mapped", None) or client
-    found = [
-        (network.prefixlen, text)
-        for cidr, text in table.entries
-        if client in (network := ipaddress.ip_network(cidr.text))
-    ]
-    return _bytes(max(found, default=(0, table.default), key=lambda one: one[0])[1].text)
 
 
 def slot_of(hashed: int) -> int:

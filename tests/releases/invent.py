@@ -1,5 +1,10 @@
-"""Invents policies and requests, of which many hit: from a seed, so that a mismatch can be played again."""
+"""Invents policies and requests, of which many hit: from a seed, so that a mismatch can be played again.
 
+Bytes that are no UTF-8 stand in texts as Python's lone surrogates; `_settled` makes a text what its bytes decode to.
+"""
+
+import json
+import re
 from dataclasses import dataclass, field
 from random import Random
 from typing import Any
@@ -20,11 +25,13 @@ NUMBERS = [
     "0",
     "00",
     "+0",
+    "+",
     "-0",
     "5",
     "05",
     "+5",
     "-5",
+    "\u0665",
     "17",
     "18",
     "019",
@@ -37,8 +44,16 @@ NUMBERS = [
     "9" * 40,
     "-" + "9" * 40,
 ]
-PATHS = ["/", "/static", "/static/x", "/staticx", "/a/", "/a", "/a/b", "/ä/b", "/x y", "/V1"]
-HOSTS = ["example.com", "a.example.com", "b.a.example.com", "other.org", "EXAMPLE.com"]
+ODD = [  # bytes that clients may send: no UTF-8, pieces of it, control characters
+    "\udcff", "\udcfe\udcff", "v2\udc80", "\udcffv2", "\udce5\udc8c", "\udce5北", "北\udc97", "u1\udcc3",
+    "\udcc0\udc80", "vip,\udcff", "5\udcff", "\udca0", "\x01", "v2\x01", "a\tb", "\x7f", "\x85v2", "é\x1f", "\u212a",
+    "\tv2", "v2\t",
+]  # fmt: skip
+PATHS = [
+    "/", "/static", "/static/x", "/staticx", "/a/", "/a", "/a/b", "/ä/b", "/x y", "/V1", "/\udcff", "/static/\udcff",
+    "/static\udce4", "/\udcc3/b", "/a\n", "/a\nb", "/\n/static", "/\x01/x", "/a?b#c", "/a%2Fb", "/a+b",
+]  # fmt: skip
+HOSTS = ["example.com", "a.example.com", "b.a.example.com", "other.org", "EXAMPLE.com", "É.example.com", "\udcff.org"]
 METHODS = ["GET", "POST", "PUT"]
 ADDRESSES = [
     "10.1.2.3",
@@ -48,6 +63,9 @@ ADDRESSES = [
     "2001:db8::1",
     "2001:db8:1::1",
     "127.0.0.1",
+    "10.1.2.6",
+    "::ffff:10.1.2.3",
+    "2001:db8:c34f::1",
 ]
 NETWORKS = [
     "10.0.0.0/8",
@@ -60,13 +78,44 @@ NETWORKS = [
     "192.168.1.1/32",
 ]
 DEVICES = ["ios", "android", "mobile", "tablet", "wechat", "desktop", "bot"]
-REGEXES = ["^v[0-9]+$", "(?i)beijing", "a.b", "x{3,}", "^$", "[^a-z]", "vip|gold", r"\d+", "北", r"\\", '"']
+REGEXES = [
+    "[^\\x00-\\x7f]",
+    r"\xff",
+    r"^\xe5\x8c",
+    "^.$",
+    r"^..\z",
+    "v2$",
+    "^v[0-9]+$",
+    "(?i)beijing",
+    "a.b",
+    "x{3,}",
+    "^$",
+    "[^a-z]",
+    "vip|gold",
+    r"\d+",
+    "北",
+    r"\\",
+    '"',
+]
 LISTS = {
     "beta": ["u1", "U2", "北京", "vip", "$host", "x" * 60, "V2", "v2", "10.1.2.3"],
+    "odd": ["\udcff", "u1\udcc3", "U1\udcc3", "\udce5\udc8c", "北\udc97", "a\tb", "é", "\udcff" * 60, "É"],
     "nets": ["10.0.0.0/9", "2001:db8::/32", "broken", "u1"],
     "empty": [],
+    "paths": ["/a", "/static/\udcff", "/ä/b", "/V1", "/a%2Fb", "/\x01/x"],
+    "huge": [f"{'User' if number % 7 else 'user'}-{number}" for number in range(100_000)],
+    "huge-nets": [f"10.{number >> 8 & 255}.{number & 255}.{number % 7}" for number in range(65_536)]
+    + [f"2001:db8:{number:x}::/48" for number in range(50_000)],
 }
-REGIONS = {"north": ["10.1.0.0/16", "2001:db8::/32"], "south": ["10.0.0.0/8"], "nowhere": ["203.0.113.0/24"]}
+REGIONS = {
+    "north": ["10.1.0.0/16", "2001:db8::/32"],
+    "south": ["10.0.0.0/8"],
+    "nowhere": ["203.0.113.0/24"],
+    "china": {"variable": "$geoip2_data_country_code", "values": ["CN", "cn-sh", "北", "A1"]},
+    "no-answer": {"variable": "$geoip2_data_country_code", "values": ["--", "O1"]},
+}
+COUNTRIES = ["CN", "cn", "CN-SH", "cn-sh", "北", "A1", "US", "", "--", "\udcff"]
+"""What a user's own `map` says for `$geoip2_data_country_code`, from a header of the test."""
 TEXTUAL = ["header", "cookie", "query"]
 
 
@@ -86,7 +135,7 @@ def policy(random: Random, service: str) -> Invented:
     if random.random() < 0.9:
         document["identity"] = _identity(random)
     if random.random() < 0.25:
-        document["blue_green"] = {"preview": others[0], "match": _match(random)}
+        document["blue_green"] = _blue_green(random, made, others[0])
     elif random.random() < 0.8:
         document["traffic"] = _traffic(random, others)
     document["routes"] = [
@@ -102,7 +151,23 @@ def policy(random: Random, service: str) -> Invented:
     document["regions"] = REGIONS
     if not document["routes"]:
         del document["routes"]
+    asked = json.dumps([document.get("blue_green"), document.get("routes"), made.trees])
+    if '"identity"' not in asked and random.random() < 0.3:
+        document["identity"] = "none"
     return made
+
+
+def _blue_green(random: Random, made: Invented, preview: str) -> dict[str, Any]:
+    seen: dict[str, Any] = {"preview": preview}
+    asked = random.sample(["match", "when", "port"], random.choice([1, 1, 2]))
+    if "match" in asked:
+        seen["match"] = _match(random)
+    if "when" in asked:
+        made.trees["preview"] = tree = _tree(random, 2)
+        seen["when"] = _written(tree, random)
+    if "port" in asked:
+        seen["port"] = random.choice(["{port}", ["1", "{port}"], "1"])
+    return seen
 
 
 def _identity(random: Random) -> Any:
@@ -169,9 +234,13 @@ def _mapping(random: Random) -> dict[str, Any]:
     return found
 
 
+def _list(random: Random) -> str:
+    return random.choices(["beta", "odd", "nets", "empty", "huge"], [9, 9, 4, 4, 1])[0]
+
+
 def _values(source: str) -> list[str]:
     return {
-        "path": ["/", "/static", "/a/", "/a", "/ä/b", "/x y", "/V1"],
+        "path": ["/", "/static", "/a/", "/a", "/ä/b", "/x y", "/V1", "/a?b#c", "/a%2Fb", "/a+b"],
         "host": ["example.com", "*.example.com", "a.example.com"],
         "port": ["{port}", "1"], "method": METHODS, "client_ip": NETWORKS, "region": list(REGIONS), "device": DEVICES,
     }.get(source, TEXTS)  # fmt: skip
@@ -179,6 +248,8 @@ def _values(source: str) -> list[str]:
 
 def _condition(random: Random, source: str) -> Any:
     values = _values(source)
+    if source == "client_ip" and random.random() < 0.3:
+        return {"in_list": random.choices(["nets", "beta", "huge-nets"], [9, 9, 1])[0]}
     if source in {"port", "method", "client_ip", "region", "device", "host"} or random.random() < 0.5:
         return random.sample(values, 2) if random.random() < 0.4 else random.choice(values)
     if random.random() < 0.05 and source in {"header", "identity"}:
@@ -190,12 +261,18 @@ def _operator(random: Random, source: str) -> tuple[str, Any]:
     values = _values(source)
     if source == "path":
         return random.choice(
-            [("prefix", random.choice(values)), ("suffix", "/x"), ("regex", random.choice(REGEXES)), ("exact", "/a")]
+            [
+                ("prefix", random.choice(values)),
+                ("suffix", "/x"),
+                ("regex", random.choice(REGEXES)),
+                ("exact", "/a"),
+                ("in_list", "paths"),
+            ]
         )
     plain = [text for text in values if text.isascii() and text.isalnum()]
     kinds: list[tuple[str, Any]] = [
         ("prefix", random.choice(plain)), ("suffix", random.choice(plain)), ("regex", random.choice(REGEXES)),
-        ("in_list", random.choice(list(LISTS))), ("present", random.choice(["true", "false"])),
+        ("in_list", _list(random)), ("present", random.choice(["true", "false"])),
         ("in", random.sample(values, 3)),
     ]  # fmt: skip
     return random.choice([*kinds, ("has", random.choice(["vip", "gold", "v2"]))])
@@ -208,9 +285,11 @@ def _tree(random: Random, depth: int) -> Any:
     if depth and random.random() < 0.6:
         kind = random.choice(["and", "or", "not"])
         return (kind, *(_tree(random, depth - 1) for _ in range(1 if kind == "not" else random.choice([2, 2, 3]))))
-    source = random.choice([*TEXTUAL, "path", "method", "client_ip", "region", "device", "identity"])
+    source = random.choice([*TEXTUAL, "path", "host", "port", "method", "client_ip", "region", "device", "identity"])
     given = (source, _name(random, source) if source in TEXTUAL else "")
-    if source in {"client_ip", "region", "device", "path", "method"}:
+    if source == "port":
+        return ("number", given, random.choice(["<", "<=", ">", ">="]), random.choice([1024, 33_000, 45_000]))
+    if source in {"client_ip", "region", "device", "path", "host", "method"}:
         return ("test", given, "in", random.sample(_values(source), 2))
     if random.random() < 0.5:
         return (
@@ -224,7 +303,7 @@ def _tree(random: Random, depth: int) -> Any:
             ("exact", random.choice(TEXTS)),
             ("regex", random.choice(REGEXES)),
             ("has", "vip"),
-            ("in_list", "beta"),
+            ("in_list", random.choice(["beta", "odd"])),
             ("present", "true"),
             ("in", random.sample(TEXTS, 2)),
         ]
@@ -269,9 +348,12 @@ def request(random: Random, port: int) -> Sent:
                 random.choice(TEXTS),
                 random.choice(NUMBERS),
                 random.choice(VERSIONS),
+                _settled(random.choice(ODD)),
                 "",
                 f"user-{random.randrange(5000)}",
+                f"User-{random.randrange(100_100)}",
                 "vip, gold",
+                "v2" * 1000,
                 "a,vip ,b",
                 "always",
                 "NEVER",
@@ -289,6 +371,8 @@ def request(random: Random, port: int) -> Sent:
     return Sent(
         method=random.choice(METHODS),
         path=random.choice(PATHS),
+        second_cookie_line=random.choice([0, 0, 1, 2]),
+        as_it_is=random.random() < 0.5,
         query=tuple(query),
         headers=tuple(headers),
         cookies=tuple(cookies),
@@ -296,33 +380,52 @@ def request(random: Random, port: int) -> Sent:
         address=random.choice(ADDRESSES),
         port=port,
         agent=random.choice(list(AGENTS)),
+        country=random.choice(COUNTRIES),
     )
 
 
+def _settled(text: str) -> str:
+    """The text that its bytes decode to: pieces that come together are a character."""
+    return text.encode("utf-8", "surrogateescape").decode("utf-8", "surrogateescape")
+
+
 def _cookie(text: str) -> str:
-    return text.replace(";", "").replace(",", "").strip()
+    return text.replace(";", "").replace(",", "").strip(" ")
 
 
 def _encoded(random: Random, text: str) -> str:
     if random.random() < 0.5 and all(letter.isalnum() and letter.isascii() for letter in text):
         return text
-    return quote(text, safe="") if random.random() < 0.7 else quote(text, safe="+,$*|^'")
+    if random.random() < 0.3:
+        return _quoted_bytes(text, kept="+,$*|^'\"{}[]\\")
+    found = quote(text, safe="" if random.random() < 0.7 else "+,$*|^'", errors="surrogateescape")
+    if random.random() < 0.2:
+        found = re.sub("%[0-9A-F]{2}", lambda one: one[0].lower(), found)
+    return found.replace("%20", "+") if random.random() < 0.3 else found
+
+
+def _quoted_bytes(text: str, kept: str) -> str:
+    """Percent-encoded where nginx wants it; what is beyond ASCII stands as it is."""
+    return "".join(quote(one, safe=kept) if one.isascii() else one for one in text)
 
 
 def written(sent: Sent) -> bytes:
     """The request as bytes, for a connection that stays open; the address goes to the realip module."""
-    target = quote(sent.path, safe="/") + (
+    path = _quoted_bytes(sent.path, "/") if sent.as_it_is else quote(sent.path, safe="/", errors="surrogateescape")
+    target = path + (
         "?" + "&".join(f"{quote(name, safe='[]')}={value}" for name, value in sent.query) if sent.query else ""
     )
     lines = [
         f"{sent.method} {target} HTTP/1.1",
         f"Host: {sent.host}",
         f"X-Test-Address: {sent.address}",
+        f"X-Test-Country: {sent.country}",
         "Content-Length: 0",
     ]
     lines += [f"{name}: {value}" for name, value in sent.headers]
-    if sent.cookies:
-        lines.append("Cookie: " + "; ".join(f"{name}={value}" for name, value in sent.cookies))
+    cookies = [f"{name}={value}" for name, value in sent.cookies]
+    parts = (cookies[: sent.second_cookie_line], cookies[sent.second_cookie_line :])
+    lines += ["Cookie: " + "; ".join(part) for part in parts if part]
     if sent.agent:
         lines.append(f"User-Agent: {sent.agent}")
-    return ("\r\n".join(lines) + "\r\n\r\n").encode()
+    return ("\r\n".join(lines) + "\r\n\r\n").encode("utf-8", "surrogateescape")

@@ -1,7 +1,8 @@
 """What a policy means, read from the policy itself by rules of its own: nothing of grayctl is asked here.
 
 A policy is the plain document (`dict`); a request is the structured one that the test sent, so that nothing of nginx's
-parsing is repeated either: a cookie is the first of its name, a header the first (nginx before 1.23).
+parsing is repeated either: a cookie is the first of its name, a header the first (nginx before 1.23). Bytes that are no
+UTF-8 are lone surrogates.
 """
 
 import ipaddress
@@ -31,6 +32,10 @@ class Sent:
     address: str = "127.0.0.1"
     port: int = 80
     agent: str = ""
+    country: str = ""  # what the user's own configuration says for $geoip2_data_country_code
+    as_it_is: bool = False  # the path is sent as bytes, not percent-encoded, where nginx takes them
+    second_cookie_line: int = 0  # so many cookies stand on a header line before the others
+    request_id: str = ""  # that nginx drew
 
 
 @dataclass
@@ -59,7 +64,7 @@ class _Oracle:
         if found is not None:
             return found
         preview = self.policy.get("blue_green")
-        if preview and self.matches(preview["match"]):
+        if preview and self.holds(preview | {"name": "preview"}):
             version = preview["preview"]
             return (version, "preview") if version in self.world.available else ("", "empty")
         for route in self.policy.get("routes", []):
@@ -108,8 +113,10 @@ class _Oracle:
     # ------------------------------------------------------------ conditions
 
     def holds(self, route: Mapping[str, Any]) -> bool:
-        return ("match" not in route or self.matches(route["match"])) and (
-            "when" not in route or self.when(self.trees[route["name"]])
+        return (
+            ("match" not in route or self.matches(route["match"]))
+            and ("when" not in route or self.when(self.trees[route["name"]]))
+            and ("port" not in route or self.one("port", route["port"]))
         )
 
     def matches(self, match: Any) -> bool:
@@ -144,7 +151,7 @@ class _Oracle:
             "suffix": lambda: any(
                 len(value) in self.ends(source, value, operand, start) for start in range(len(value) + 1)
             ),
-            "regex": lambda: value != "" and pcre2.search(operand.encode(), value.encode()) is not None,
+            "regex": lambda: value != "" and pcre2.search(operand.encode(), _bytes(value)) is not None,
             "has": lambda: operand in [part.strip(" \t") for part in value.split(",")],
             "in_list": lambda: self.listed(source, value, operand),
             "present": lambda: (value != "") is (str(operand).lower() == "true"),
@@ -185,11 +192,12 @@ class _Oracle:
 
     def inside(self, networks: Sequence[str]) -> bool:
         address = ipaddress.ip_address(self.sent.address)
+        address = getattr(address, "ipv4_mapped", None) or address
         return any(address in network for one in networks if (network := _network(one)))
 
     def region(self, name: str) -> bool:
         region = self.policy["regions"][name]
-        return isinstance(region, list) and self.inside(region)
+        return self.inside(region) if isinstance(region, list) else self.sent.country in region["values"]
 
     def devices(self) -> set[str]:
         return AGENTS[self.sent.agent]
@@ -198,7 +206,7 @@ class _Oracle:
         sent = self.sent
         plain = {
             "path": sent.path,
-            "host": sent.host.rstrip(".").lower(),
+            "host": _lowered(sent.host.rstrip(".")),
             "port": str(sent.port),
             "method": sent.method,
             "client_ip": sent.address,
@@ -212,6 +220,8 @@ class _Oracle:
     # ------------------------------------------------------------ users
 
     def identity(self) -> str:
+        if self.policy.get("identity") == "none":
+            return self.sent.request_id
         for one in self.policy.get("identity", ["client_ip"]):
             value = self.sent.address if one == "client_ip" else self.value(*next(iter(one.items())))
             if value:
@@ -225,7 +235,7 @@ class _Oracle:
         user = self.identity()
         if user == "":
             return ""
-        hashed, bound = _hash((self.world.salt + user).encode()), 0
+        hashed, bound = _hash(_bytes(self.world.salt + user)), 0
         for owner, width, held in ring:
             bound += width
             if hashed < bound * 0xFFFFFFFF // 10_000:
@@ -259,6 +269,15 @@ class _Oracle:
             return answers[sign]
         (source, name), operator, operand = rest
         return self.operator(source, self.value(source, name), operator, operand)
+
+
+def _bytes(text: str) -> bytes:
+    return text.encode("utf-8", "surrogateescape")
+
+
+def _lowered(text: str) -> str:
+    """Of ASCII letters alone."""
+    return "".join(letter.lower() if letter.isascii() else letter for letter in text)
 
 
 def _network(text: str) -> ipaddress.IPv4Network | ipaddress.IPv6Network | None:

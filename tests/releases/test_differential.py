@@ -7,7 +7,7 @@ import json
 import os
 from collections import Counter
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from random import Random
 
 import msgspec
@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from grayctl.model.plan import ServicePlan
 from grayctl.model.release import Live, Release
 from grayctl.policy.document import read_release
-from grayctl.policy.explain import explain
+from grayctl.policy.explain import Explainer
 from grayctl.policy.live import follow
 from grayctl.policy.request import Request
 from tests.releases import invent
@@ -40,6 +40,7 @@ class Case:
     release: Release
     world: World
     plan: ServicePlan
+    explainer: Explainer
 
 
 def _case(random: Random, service: str, port: int) -> Case:
@@ -68,7 +69,7 @@ def _case(random: Random, service: str, port: int) -> Case:
         {name: [(slot.owner, slot.width, slot.held) for slot in ring] for name, ring in live.route_rings},
         invent.LISTS,
     )
-    return Case(made, release, world, plan)
+    return Case(made, release, world, plan, Explainer(service, service, plan.tables))
 
 
 def _http(cases: Mapping[str, Case], ports: list[int]) -> str:
@@ -77,9 +78,10 @@ def _http(cases: Mapping[str, Case], ports: list[int]) -> str:
     return f"""
     set_real_ip_from 127.0.0.1;
     real_ip_header X-Test-Address;
+    map $http_x_test_country $geoip2_data_country_code {{ default $http_x_test_country; }}
     server {{
         {"".join(f"listen 127.0.0.1:{port};" for port in ports)}
-        location / {{ return 200 "{body}"; }}
+        location / {{ return 200 "$request_id\n{body}"; }}
     }}
 """
 
@@ -87,9 +89,17 @@ def _http(cases: Mapping[str, Case], ports: list[int]) -> str:
 def _request(sent: Sent) -> Request:
     raw = invent.written(sent)
     first, *lines = raw.split(b"\r\n")
-    headers = tuple((name, value.lstrip()) for name, _, value in (line.partition(b":") for line in lines if line))
+    headers = tuple((name, value.lstrip(b" ")) for name, _, value in (line.partition(b":") for line in lines if line))
     return Request(
-        target=first.split(b" ")[1], method=first.split(b" ")[0], headers=headers, address=sent.address, port=sent.port
+        target=first.split(b" ")[1],
+        method=first.split(b" ")[0],
+        headers=headers,
+        address=sent.address,
+        port=sent.port,
+        variables={
+            "geoip2_data_country_code": sent.country.encode("utf-8", "surrogateescape"),
+            "request_id": sent.request_id.encode(),
+        },
     )
 
 
@@ -112,10 +122,12 @@ def test_explain_nginx_and_the_oracle_agree(tmp_path_factory: pytest.TempPathFac
             for _ in range(EACH):
                 which = random.randrange(2)
                 sent = invent.request(random, ports[which])
-                answered = connections[which].ask(invent.written(sent)).splitlines()
-                for (name, case), line in zip(cases.items(), answered, strict=True):
+                drawn, *answered = connections[which].ask(invent.written(sent)).splitlines()
+                sent = replace(sent, request_id=drawn)
+                request = _request(sent)
+                for case, line in zip(cases.values(), answered, strict=True):
                     upstream, version, route = line.split("|")
-                    told = explain(name, name, case.plan.tables, _request(sent))
+                    told = case.explainer.explain(request)
                     meant = decide(case.invented.policy, sent, case.world, case.invented.trees)
                     context = (f"seed {seed}", case.invented.policy, sent, case.world)
                     label = f"{told.route}!fallback" if told.fallback else told.route

@@ -2,19 +2,23 @@
 
 import pytest
 
-from grayctl.model.tables import Map, Rule
+from grayctl.model.tables import Map
 from grayctl.model.tokens import Joined, Regex, Text, Variable
-from grayctl.policy.explain import _matches, explain
+from grayctl.policy.explain import Explainer, explain
 from grayctl.policy.request import Request
 from tests.releases.site import Instance, plan_of
 
 
 def test_a_pattern_that_takes_too_long_is_not_found_and_nothing_behind_it_is_asked() -> None:
     """As nginx 1.22 does: pcre2_match() failed, -47; the map's default."""
-    patterns = ((Regex("^(a+)+$"), Text("1")), (Regex("b"), Text("2")))
-    table = Map(Variable("x"), Joined((Variable("y"),)), patterns, Text(""), Rule("r", "t", Variable("y")))
-    assert [value for value, _ in _matches(table, b"aab")] == [Text("2")]
-    assert list(_matches(table, b"a" * 40 + b"b")) == []
+    patterns = ((Regex("^(a+)+$"), Text("first")), (Regex("b"), Text("second")))
+    table = Map(Variable("grayver_x"), Joined((Variable("http_y"),)), patterns, Text(""), None)
+    explainer = Explainer("x", "x", (table,))
+
+    def found(sent: bytes) -> str:
+        return explainer.explain(Request(headers=((b"Y", sent),))).version
+
+    assert (found(b"aab"), found(b"a" * 40 + b"b")) == ("second", "")
 
 
 POLICY = """
@@ -75,3 +79,12 @@ def test_without_users_an_explanation_says_that_it_is_chance() -> None:
     told = explain("shop", "shop", plan.tables, Request())
     assert (told.by_chance, told.version, told.slot) == (True, "v1", None)
     assert told.trace[-1].why == "each request is decided on its own: 20% traffic v2, 80% stable v1"
+
+
+def test_a_request_that_brings_its_id_is_certain_where_nobody_is_anybody() -> None:
+    policy = "service: shop\nstable: v1\nidentity: none\ntraffic: {v2: 50}\n"
+    plan = plan_of(policy, [Instance(80, "v1", host="10.0.0.1"), Instance(80, "v2", host="10.0.0.2")])
+    explainer = Explainer("shop", "shop", plan.tables)
+    told = [explainer.explain(Request(variables={"request_id": b"%032x" % number})) for number in range(1000)]
+    assert not any(one.by_chance or one.slot is None for one in told)
+    assert 400 < sum(one.version == "v2" for one in told) < 600
