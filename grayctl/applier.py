@@ -29,7 +29,10 @@ if TYPE_CHECKING:
     from grayctl.model.catalog import Catalog
     from grayctl.policy.guard import Hold
 
+_SHUTDOWN = "Set a shorter worker_shutdown_timeout in nginx.conf, or raise reload.max_old_workers"
 RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
+_OLD_FOR_EACH = 4  # old workers for each one that serves, where `reload.max_old_workers` says nothing
+_COUNT_EVERY = 0.5  # seconds; while a change waits for old workers
 _DRIFT_EVERY = 5.0  # seconds; a look costs a stat for each file that nginx reads
 
 
@@ -48,6 +51,7 @@ class Applier:
         first: set once there is one.
         caveat: what is wrong beside the newest outcome, for who reads the status; empty when nothing is.
         drained: ids of the drained instances that what stands is without, by service.
+        crowd: why a change waits for workers of earlier generations; empty when none does.
         busy: held while a change is under way; whoever else moves nginx takes it.
     """
 
@@ -64,6 +68,7 @@ class Applier:
         self._metrics = metrics
         self._log = log.get("daemon")
         self._wake: Wake | None = None
+        self._reload = reload
         self._pace = Pace(reload.min_interval, reload.max_delay)
         self._retry_at: float | None = None
         self._retry_delay = RETRY_FIRST
@@ -72,6 +77,12 @@ class Applier:
         self._told: dict[str, str] = {}
         self._hold: Hold | None = None
         self._released: dict[str, str] = {}
+        self.crowd = self._crowded = ""
+
+    @property
+    def interval(self) -> float:
+        """Seconds between two reloads as things are."""
+        return self._pace.current_interval
 
     @property
     def number(self) -> int:
@@ -109,6 +120,7 @@ class Applier:
 
     def repace(self, reload: ReloadSettings) -> None:
         """Use other settings from now on."""
+        self._reload = reload
         self._pace = Pace(reload.min_interval, reload.max_delay)
 
     # ------------------------------------------------------------ the loop
@@ -139,7 +151,7 @@ class Applier:
         """Sleep until a change, a retry or the end of a hold is due; True for a retry."""
         while True:
             self._news.clear()
-            due = self._pace.due()
+            due = self._due()
             held = self._hold.until if self._hold else None
             times = [at for at in (due, self._retry_at, held) if at is not None]
             wait = min(times) - time.monotonic() if times else None
@@ -147,8 +159,29 @@ class Applier:
                 if due is None and held is not None and held <= time.monotonic():
                     self._cause = "the guard's hold is over"
                 return self._retry_at is not None and self._retry_at <= time.monotonic()
+            if wait is not None and self.crowd:
+                wait = min(wait, _COUNT_EVERY)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait)
+
+    def _due(self) -> float | None:
+        """When what waits is to be applied; too many old workers put it off."""
+        if self._pace.crowded and self._pace.waiting_since is not None:
+            self._count_old()
+        due, now, waited = self._pace.due(), time.monotonic(), self.crowd
+        self.crowd = self._crowded if self._pace.crowded and due is not None and due > now else ""
+        if self.crowd and not waited:
+            self._log.warning("reload_waits", seconds=round((due or now) - now, 1), why=self.crowd)
+        elif waited and not self.crowd:
+            self._log.info("reload_waits_no_more")
+        return due
+
+    def _count_old(self) -> None:
+        """Count the workers of earlier generations; they grow no more without a reload."""
+        serving, old = self.parts.site.crew() if self.parts else (0, 0)
+        ceiling = self._reload.max_old_workers or _OLD_FOR_EACH * max(1, serving)
+        self._pace = self._pace.counted(crowded=old >= ceiling)
+        self._crowded = f"a change waits for old workers: {old} are alive, {ceiling} may be. {_SHUTDOWN}"
 
     async def converge(self, *, retry: bool = False, cause: str = "") -> Outcome:
         """Converge now to the newest catalog."""
@@ -206,7 +239,10 @@ class Applier:
             cause: one line.
         """
         now = time.monotonic()
-        self._pace = self._pace.done(now, reloaded=isinstance(outcome, Applied | RolledBack))
+        reloaded = isinstance(outcome, Applied | RolledBack)
+        self._pace = self._pace.done(now, reloaded=reloaded, took=total - waited)
+        if reloaded:
+            self._count_old()
         if isinstance(outcome, Held | Rejected | RolledBack) or self.ward.cases:
             self._retry_at = now + self._retry_delay
             self._retry_delay = min(RETRY_CEILING, 2 * self._retry_delay)

@@ -275,7 +275,7 @@ class Daemon:
             last=summary(applier.last) if applier.last else f"nothing was applied yet: {self.ready()}",
             trouble=self._reporter.trouble if self._reporter else "",
             unadopted=self._adopter.trouble if self._adopter else {},
-            caveat=applier.caveat,
+            caveats=(applier.caveat, applier.crowd),
         )
 
     def ready(self) -> str:
@@ -374,7 +374,7 @@ class Daemon:
             labels=self._settings.labels,
             policy_keys=tuple(sorted(known_keys())),
             drained=self._applier.drained,
-            old_workers=parts.site.lingering if parts else 0,
+            old_workers=parts.site.crew()[1] if parts else 0,
         )
 
     def _refresh_metrics(self) -> None:
@@ -385,8 +385,10 @@ class Daemon:
             metrics.orphans.set(len(applier.parts.site.orphans))
             metrics.generation.set(applier.number)
             metrics.proven.set(applier.parts.site.proven)
-            metrics.old_workers.set(applier.parts.site.lingering)
+            metrics.old_workers.set(applier.parts.site.crew()[1])
             metrics.guard_holding.set(applier.parts.converger.hold is not None)
+        metrics.reload_interval.set(applier.interval)
+        metrics.reload_waits.set(bool(applier.crowd))
         if watcher is not None:
             metrics.consul_up.set(watcher.state.connected)
             metrics.consul_denied.set(len(watcher.state.denied))

@@ -98,6 +98,8 @@ class Metrics:
         self.guarded = gauge("grayctl_guarded_instances", "Absent instances that the guard keeps in use.", "service")
         self.guard_holding = gauge("grayctl_guard_holding", "1 while a mass disappearance is kept back.")
         self.old_workers = gauge("grayctl_nginx_old_workers", "Workers of earlier generations that still finish.")
+        self.reload_interval = gauge("grayctl_reload_interval_seconds", "Between two reloads, as things are.")
+        self.reload_waits = gauge("grayctl_reload_waits", "1 while a change waits for old workers to end.")
         self.frozen = gauge("grayctl_frozen", "1 while a freeze stands.")
         self.nginx_up = gauge("grayctl_nginx_up", "1 while the nginx master runs.")
         self.orphans = gauge("grayctl_nginx_orphaned_workers", "Workers that serve on without their master.")

@@ -92,7 +92,7 @@ def build_status(
     last: str,
     trouble: str,
     unadopted: Mapping[str, str],
-    caveat: str,
+    caveats: tuple[str, ...],
 ) -> Status:
     """The daemon's own view."""
     converger, site = parts.converger, parts.site
@@ -132,13 +132,14 @@ def build_status(
             pid=site.master.pid if site.master else None,
             staging=site.staging,
             orphans=len(site.orphans),
+            old_workers=site.crew()[1],
         ),
         consul=_consul(settings, watcher),
         freeze=_freeze(freeze),
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
-        warnings=(*((caveat,) if caveat else ()), *_denied(watcher), *refused, *policies, *unreported),
+        warnings=(*filter(None, caveats), *_denied(watcher), *refused, *policies, *unreported),
     )
 
 

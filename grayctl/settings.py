@@ -116,6 +116,7 @@ class ReloadSettings(Struct, frozen=True, forbid_unknown_fields=True):
 
     min_interval: Duration = Duration(0.2)
     max_delay: Duration = Duration(2.0)
+    max_old_workers: Count = 0
     confirm_timeout: Duration = Duration(10.0)
 
 

@@ -66,6 +66,7 @@ class NginxReport(msgspec.Struct, frozen=True, kw_only=True):
     pid: int | None
     staging: str
     orphans: int = 0
+    old_workers: int = 0
 
 
 class ConsulReport(msgspec.Struct, frozen=True, kw_only=True):

@@ -95,10 +95,11 @@ class Site:
         """How candidates are checked: `namespace`, or `flip` (flip, test, flip back under the journal)."""
         return "namespace" if self._namespace else "flip"
 
-    @property
-    def lingering(self) -> int:
-        """How many workers of earlier generations still finish what they have."""
-        return sum(worker.leaving for worker in workers(self.master)) if self.master else 0
+    def crew(self) -> tuple[int, int]:
+        """How many workers serve, and how many of earlier generations still finish what they have."""
+        found = workers(self.master) if self.master else ()
+        leaving = sum(worker.leaving for worker in found)
+        return len(found) - leaving, leaving
 
     @property
     def proven(self) -> bool:
