@@ -12,7 +12,7 @@ import structlog
 
 from grayctl import log, systemd
 from grayctl.brake import Brake
-from grayctl.consul.watch import Wake
+from grayctl.consul.wake import Wake
 from grayctl.converge import Wanted
 from grayctl.errors import NginxError, StateError, TemplateError
 from grayctl.metrics import Metrics, outcome_name

@@ -71,7 +71,7 @@ CLOCK = Rule(
 
 _OLDEST = (1, 8)
 _SKEW, _LARGE_SKEW = 2.0, 30.0
-_OTHER_POLLS = len(KV_NAMES) + 3  # catalog/services, state/critical, state/warning
+_OTHER_POLLS = len(KV_NAMES) + 4  # catalog/services, catalog/nodes, state/critical, state/warning
 _TOKEN_LINE = '[consul]\ntoken_file = "/etc/grayctl/token"'  # noqa: S105 -- a file's name
 _LIMIT = "http_max_conns_per_client"
 

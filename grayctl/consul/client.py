@@ -124,6 +124,11 @@ class ConsulClient:
         answer = await self._to(wait).health.state(name, index=index, wait=_go(wait))
         return self._reply(answer, decode.checks)
 
+    async def nodes(self, *, index: int | None = None, wait: float | None = None) -> Reply[dict[str, str]]:
+        """All nodes, with their addresses."""
+        answer = await self._to(wait).catalog.nodes(index=index, wait=_go(wait))
+        return self._reply(answer, decode.nodes)
+
     async def kv(self, prefix: str, *, index: int | None = None, wait: float | None = None) -> Reply[tuple[Entry, ...]]:
         """All entries below `prefix`, sorted by key; none is an empty tuple, with its index."""
         endpoints = self._to(wait)

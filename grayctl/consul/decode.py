@@ -72,6 +72,7 @@ class _Token(Struct, rename="pascal"):
 _INSTANCES = msgspec.json.Decoder(list[_Instance] | None)
 _SERVICES = msgspec.json.Decoder(dict[str, list[str] | None] | None)
 _PAIRS = msgspec.json.Decoder(list[_Pair] | None)
+_NODES = msgspec.json.Decoder(list[_Node] | None)
 _CHECKS = msgspec.json.Decoder(list[Check] | None)
 
 
@@ -101,6 +102,11 @@ def entries(body: bytes) -> tuple[Entry, ...]:
 def checks(body: bytes) -> tuple[Check, ...]:
     """`/v1/health/state/<state>`: the checks, sorted."""
     return tuple(sorted(_CHECKS.decode(body) or ()))
+
+
+def nodes(body: bytes) -> dict[str, str]:
+    """`/v1/catalog/nodes`: each node's address."""
+    return {one.node: one.address or "" for one in _NODES.decode(body) or ()}
 
 
 def accessor(body: bytes) -> str:

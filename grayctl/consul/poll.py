@@ -1,5 +1,6 @@
 """One blocking query, kept going for ever: ask, judge, confirm a loss, publish, move the index on."""
 
+import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from typing import Generic, Protocol, TypeVar
 
@@ -25,12 +26,13 @@ class Poll(Generic[T]):
         name: endpoint and subject, such as `health shop-api`.
         ask: how to read it.
         line: shared by all queries.
-        wait: how long Consul may hold a long poll, in seconds.
+        wait: how long Consul may hold the next long poll, in seconds.
         stored: called when a new value stands in `memory`; it publishes.
         woke: called when the index moved, news or not.
         rights: what the token must be allowed to read for an empty answer to mean that a value is gone.
         lacks: which of those rights it lacks.
         prepare: awaited before a new value is stored, such as resolving the names in it.
+        stays: asked after each answer; when it says no, `run` ends.
     """
 
     def __init__(
@@ -38,13 +40,14 @@ class Poll(Generic[T]):
         name: str,
         ask: Ask[T],
         line: Line,
-        wait: float,
+        wait: Callable[[], float],
         *,
         stored: Callable[[], None],
         woke: Callable[[], None] = lambda: None,
         rights: Callable[[T], Sequence[Right]] = lambda _: (),
         lacks: Callable[[Sequence[Right]], Awaitable[Sequence[Right]]] | None = None,
         prepare: Callable[[T], Awaitable[None]] | None = None,
+        stays: Callable[[], bool] = lambda: True,
     ) -> None:
         self.name = name
         self.memory: Memory[T] = Memory()
@@ -56,14 +59,24 @@ class Poll(Generic[T]):
         self._rights = rights
         self._lacks = lacks
         self._prepare = prepare
+        self._stays = stays
+        self._refreshing = 0
+        self._one_at_a_time = asyncio.Lock()
+
+    @property
+    def refreshing(self) -> bool:
+        """Whether `refresh` is under way; the long poll must not begin meanwhile."""
+        return self._refreshing > 0
 
     async def run(self) -> None:
-        """Follow the query until cancelled. No fault of Consul ends this."""
+        """Follow the query until cancelled, or until it shall not stay. No fault of Consul ends this."""
         calm = False
         while True:
             await self._line.turn(calm=calm or self.memory.suspect or self._line.failing)
-            reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait))
+            reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait()))
             await self._settle(reply, verdict)
+            if not self._stays():
+                return
             if verdict.pause:
                 await self._line.sleep(verdict.pause)
             calm = verdict.calm
@@ -74,8 +87,13 @@ class Poll(Generic[T]):
         Raises:
             ConsulError: told by the line already; what was published stands.
         """
-        self.memory.index = None
-        await self._settle(*await self._line.attempt(self.name, lambda: self._read(None)))
+        self._refreshing += 1
+        try:
+            async with self._one_at_a_time:  # or an older answer could be settled after a newer one
+                self.memory.index = None
+                await self._settle(*await self._line.attempt(self.name, lambda: self._read(None)))
+        finally:
+            self._refreshing -= 1
 
     async def catch_up(self) -> None:
         """Read once beside the long poll, and publish what is newer; the index stays the long poll's.

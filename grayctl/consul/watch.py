@@ -4,16 +4,18 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Awaitable, Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable
 from functools import partial
-from typing import Any, Protocol
+from typing import Any
 
 from grayctl import log
-from grayctl.consul.client import SHORT_CONNECTIONS, ConsulClient, Reply
-from grayctl.consul.line import Line, Observer, Sleep
+from grayctl.consul.client import ConsulClient, Reply
+from grayctl.consul.cold import Lookout, named_by
+from grayctl.consul.decode import Check
+from grayctl.consul.line import Line, Sleep
 from grayctl.consul.names import Resolver
 from grayctl.consul.path import PathCheck
+from grayctl.consul.places import Places
 from grayctl.consul.poll import Poll
 from grayctl.consul.selection import (
     KV_NAMES,
@@ -24,79 +26,19 @@ from grayctl.consul.selection import (
     service_rights,
     wanted_services,
 )
+from grayctl.consul.wake import Nobody, Wake, WatchObserver, WatchState
 from grayctl.errors import ConsulError
 from grayctl.model.catalog import Catalog, Entry, Registration
 from grayctl.settings import Settings
 
-_TRIGGERS = ("critical", "warning")
-_SWEEP_EVERY, _SWEEP_AGAIN = 1.0, 3.0
-_SIDE_READS = SHORT_CONNECTIONS - 1  # one is left for the confirmation of a loss
+Service = Poll[tuple[Registration, ...]]
+
+_STATES = ("critical", "warning")
+_TRIGGERS = len(_STATES) + 1
+_FIRST_WAIT = 2.0
 _JITTER = 0.1
-
-
-@dataclass(frozen=True, slots=True)
-class Wake:
-    """One complete catalog, and what made it new.
-
-    Attributes:
-        changed: service names, and `kv:<name>` such as `kv:releases`.
-        trace_id: goes with this change to the proof.
-        at: monotonic seconds.
-        cause: one line.
-    """
-
-    catalog: Catalog
-    changed: frozenset[str]
-    trace_id: str
-    at: float
-    cause: str
-
-
-class WatchObserver(Observer, Protocol):
-    """Who counts: `answered(endpoint, seconds)`, `failed(error)`, and each publication."""
-
-    def published(self, wake: Wake) -> None:
-        """A catalog was published."""
-
-
-@dataclass(frozen=True, slots=True)
-class WatchState:
-    """How the watcher does.
-
-    Attributes:
-        connected: Consul answers, and no query fails.
-        since: wall clock of the last change of `connected`.
-        last_error: the newest fault's message; stays after it has passed.
-        denied: queries that the token may not ask.
-        long_polls: blocking queries held open.
-        services_watched: services known, with and without a long poll.
-        cold: those without.
-        complete: a catalog has been published.
-        last_contact: monotonic time of the newest answer; None before the first.
-    """
-
-    connected: bool
-    since: float
-    last_error: str
-    denied: tuple[str, ...]
-    long_polls: int
-    services_watched: int
-    cold: int
-    complete: bool
-    last_contact: float | None
-
-
-class _Nobody:
-    """Counts nothing."""
-
-    def answered(self, endpoint: str, seconds: float) -> None:
-        """Ignore."""
-
-    def failed(self, error: Exception) -> None:
-        """Ignore."""
-
-    def published(self, wake: Wake) -> None:
-        """Ignore."""
+# A long poll that lives tells of a change itself within this time, however quickly changes come.
+_DOUBT = 1.0
 
 
 class Watcher:
@@ -130,7 +72,7 @@ class Watcher:
         self._watch = settings.watch
         self._prefix = settings.consul.prefix
         self._publish = publish
-        self._observer = observer or _Nobody()
+        self._observer = observer or Nobody()
         self._resolver = resolver or Resolver()
         self._line = Line(self._observer, clock=clock, sleep=sleep)
         self._path = PathCheck(self._line, client.glance, self._reopened)
@@ -138,16 +80,15 @@ class Watcher:
         self._log = log.get("consul")
         self._discovery = self._poll("catalog services", client.services, self._discovered, woke=self._stir)
         self._kv = {name: self._kv_poll(name) for name in KV_NAMES}
-        self._triggers = {
-            name: self._poll(f"state {name}", partial(client.state, name), lambda: None, woke=self._stir)
-            for name in _TRIGGERS
-        }
-        self._services: dict[str, Poll[tuple[Registration, ...]]] = {}
+        self._triggers = [self._state_poll(name) for name in _STATES] + [self._nodes_poll()]
+        self._services: dict[str, Service] = {}
         self._running: dict[Poll[Any], asyncio.Task[None]] = {}
-        self._stirred = asyncio.Event()
-        self._side = asyncio.Semaphore(_SIDE_READS)
+        self._places: Places[Service] = Places(settings.watch.max_long_polls - 1 - len(self._kv) - _TRIGGERS)
+        self._lookout = Lookout(self._look, lambda: self._places.cold, clock=clock, sleep=sleep)
+        self._began = clock()
+        self._awaited: list[Poll[Any]] = [self._discovery, *self._kv.values()]
         self._complete = False
-        self._budget = settings.watch.max_long_polls - 1 - len(self._kv) - len(self._triggers)
+        self._published: dict[str, tuple[Registration, ...]] = {}
 
     @property
     def state(self) -> WatchState:
@@ -159,7 +100,7 @@ class Watcher:
             denied=self._line.denied,
             long_polls=len(self._running),
             services_watched=len(self._services),
-            cold=len(self._cold()),
+            cold=len(self._places.cold),
             complete=self._complete,
             last_contact=self._line.last_contact,
         )
@@ -171,13 +112,27 @@ class Watcher:
             self._start(self._discovery)
             for poll in self._kv.values():
                 self._start(poll)
-            for job in (self._path.run(), self._sweep(), self._reread()):
+            for job in (self._path.run(), self._lookout.run(), self._reread()):
                 group.create_task(job)
 
     # ------------------------------------------------------------ queries
 
     def _poll(self, name: str, ask: Any, stored: Callable[[], None], **more: Any) -> Poll[Any]:
-        return Poll(name, ask, self._line, self._watch.wait, stored=stored, lacks=self._client.lacks, **more)
+        more = {"wait": self._wait, "lacks": self._client.lacks} | more
+        return Poll(name, ask, self._line, stored=stored, **more)
+
+    def _wait(self) -> float:
+        """How long Consul may hold a long poll: no longer than the watcher is old.
+
+        What is abandoned keeps its connection at the agent until its wait ends (FACTS). So a daemon that crashes
+        again and again never has more than one earlier life's connections there beside its own.
+        """
+        return min(self._watch.wait, max(_FIRST_WAIT, self._line.clock() - self._began))
+
+    def _service_wait(self) -> float:
+        """Spread where places are scarce, so that there is always one that comes back soon and may give way."""
+        spread = random.uniform(0.5, 1.0) if self._places.cold else 1.0  # noqa: S311 -- spreads load, guards nothing
+        return self._wait() * spread
 
     def _kv_poll(self, name: str) -> Poll[tuple[Entry, ...]]:
         async def ask(*, index: int | None = None, wait: float | None = None) -> Reply[tuple[Entry, ...]]:
@@ -197,29 +152,55 @@ class Watcher:
             for name in ("releases", "live"):
                 await self._kv[name].catch_up()
 
-    def _service_poll(self, name: str) -> Poll[tuple[Registration, ...]]:
-        return self._poll(
+    def _service_poll(self, name: str) -> Service:
+        poll: Service = self._poll(
             f"health {name}",
             partial(self._client.health, name),
-            lambda: self._heard(name),
+            lambda: self._heard(poll, name),
             rights=partial(service_rights, name),
             prepare=lambda value: self._resolver.ensure(host_names(value)),
+            wait=self._service_wait,
+            stays=lambda: self._stays(poll),
         )
+        return poll
+
+    def _state_poll(self, name: str) -> Poll[tuple[Check, ...]]:
+        """A check that changed names its service; one whose output alone changed is no news."""
+
+        async def compare(now: tuple[Check, ...]) -> None:
+            self._suspect(frozenset(now) ^ frozenset(poll.memory.value or ()), (), known=poll.memory.known)
+
+        poll: Poll[tuple[Check, ...]] = self._poll(
+            f"state {name}", partial(self._client.state, name), lambda: None, prepare=compare
+        )
+        return poll
+
+    def _nodes_poll(self) -> Poll[dict[str, str]]:
+        """A node's address is told here alone: the states wake for it, too, but show no difference."""
+
+        async def compare(now: dict[str, str]) -> None:
+            moved = {node for node, _ in now.items() ^ (poll.memory.value or {}).items()}
+            self._suspect((), moved, known=poll.memory.known)
+
+        poll: Poll[dict[str, str]] = self._poll("catalog nodes", self._client.nodes, lambda: None, prepare=compare)
+        return poll
+
+    def _suspect(self, checks: Iterable[Check], nodes: Collection[str], *, known: bool) -> None:
+        """Look at the services that these belong to; at all of them while it is not known what was before."""
+        if known and self._complete:
+            names = named_by(checks, nodes, self._published)
+            self._lookout.suspect(self._services[name] for name in names & self._services.keys())
+        else:
+            self._stir()
 
     def _start(self, poll: Poll[Any]) -> None:
         self._running[poll] = self._group.create_task(poll.run(), name=poll.name)
 
-    def _stop(self, poll: Poll[Any]) -> bool:
-        task = self._running.pop(poll, None)
-        if task is not None:
-            task.cancel()
-        return task is not None
-
     def _restart(self, poll: Poll[Any]) -> None:
         """Ask again from the beginning, on another connection."""
-        if self._stop(poll):
-            poll.memory.forget()
-            self._start(poll)
+        self._running.pop(poll).cancel()
+        poll.memory.forget()
+        self._start(poll)
 
     # ------------------------------------------------------------ services come and go
 
@@ -227,17 +208,29 @@ class Watcher:
         """The list of services changed: adopt what is new, let go of what is gone."""
         listed = self._discovery.memory.value or {}
         for name in sorted(wanted_services(listed, self._watch) - self._services.keys()):
-            poll = self._services[name] = self._service_poll(name)
-            if self._hot() < self._budget:
-                self._start(poll)
-            else:
-                self._go_cold()
+            self._adopt(name)
         gone = frozenset(name for name in tuple(self._services) if self._let_go(name))
         self._tell(gone, "the list of services changed")
 
-    def _heard(self, name: str) -> None:
-        if name not in self._services:
-            return  # let go while a look at it was under way
+    def _adopt(self, name: str) -> None:
+        poll = self._services[name] = self._service_poll(name)
+        if self._complete:
+            self._places.changed(poll)
+        else:
+            self._awaited.append(poll)
+        if self._places.enter(poll):
+            self._start(poll)
+            return
+        for trigger in self._triggers:
+            if trigger not in self._running:
+                self._start(trigger)
+        self._stir()
+
+    def _heard(self, poll: Service, name: str) -> None:
+        if self._services.get(name) is not poll:
+            return  # let go while a question about it was under way
+        if self._complete:
+            self._places.changed(poll)
         self._let_go(name)
         self._tell(frozenset({name}), f"service {name} changed")
 
@@ -252,117 +245,127 @@ class Watcher:
             return False
         del self._services[name]
         self._line.forget(poll.name)
-        if self._stop(poll) and (cold := self._cold()):
-            self._start(self._services[cold[0]])
+        self._places.leave(poll)
         return True
 
-    def _hot(self) -> int:
-        return sum(poll in self._running for poll in self._services.values())
-
-    def _cold(self) -> list[str]:
-        return [name for name, poll in self._services.items() if poll not in self._running]
-
-    def _go_cold(self) -> None:
-        """There are services without a long poll: the triggers tell when to look at them."""
-        for trigger in self._triggers.values():
-            if trigger not in self._running:
-                self._start(trigger)
-        self._stir()
+    def _stays(self, poll: Service) -> bool:
+        """A long poll of a service has come back: whether it asks again, or who asks in its place."""
+        heir = self._places.came_back(poll, lambda other: other.refreshing)
+        if heir is poll:
+            return True
+        del self._running[poll]
+        if heir is not None:
+            self._start(heir)
+        if poll in self._places.cold:
+            self._lookout.suspect([poll])  # a trigger may have passed it over while it still had a place
+        return False
 
     def _stir(self) -> None:
-        self._stirred.set()
+        if self._places.cold:
+            self._lookout.stir()
 
     # ------------------------------------------------------------ publishing
 
     def _tell(self, changed: frozenset[str], cause: str) -> None:
         if not self._complete:
-            polls: list[Poll[Any]] = [self._discovery, *self._kv.values(), *self._services.values()]
-            if not all(poll.memory.known for poll in polls):
+            while self._awaited and self._awaited[-1].memory.known:
+                self._awaited.pop()
+            if self._awaited:
                 return
             self._complete = True
             changed, cause = frozenset({*self._services, *(f"kv:{name}" for name in self._kv)}), "first complete answer"
         elif not changed:
             return
-        wake = Wake(self._catalog(), changed, secrets.token_hex(8), self._line.clock(), cause)
+        wake = Wake(self._catalog(changed), changed, secrets.token_hex(8), self._line.clock(), cause)
         self._log.debug("woke", cause=cause, changed=sorted(changed), trace_id=wake.trace_id)
         self._observer.published(wake)
         self._publish(wake)
 
-    def _catalog(self) -> Catalog:
-        known = {name: poll.memory.value or () for name, poll in self._services.items() if poll.memory.known}
+    def _catalog(self, changed: frozenset[str]) -> Catalog:
+        names = [name for name in changed if not name.startswith("kv:")]
+        if names:
+            self._published = self._renewed(names)
         return Catalog(
-            services=dict(sorted(known.items())),
+            services=self._published,
             names=self._resolver.answers,
             kv={name: poll.memory.value or () for name, poll in self._kv.items()},
         )
+
+    def _renewed(self, names: Iterable[str]) -> dict[str, tuple[Registration, ...]]:
+        """What is published of the services, in the order of their names, made anew for these alone."""
+        services, count = self._published.copy(), len(self._published)
+        for name in names:
+            poll = self._services.get(name)
+            if poll is not None and poll.memory.known:
+                services[name] = poll.memory.value or ()
+            elif services.pop(name, None) is not None:
+                count -= 1
+        return dict(sorted(services.items())) if len(services) > count else services
 
     # ------------------------------------------------------------ beside the long polls
 
     def _reopened(self) -> None:
         """The path was dead for a while: what was asked on it may be dead still, and so may idle connections."""
+        self._began = self._line.clock()  # what is left behind there counts as an earlier life's
         self._client.renew()
-        for poll in self._followed():
+        for poll in tuple(self._running):
             self._restart(poll)
 
-    def _followed(self) -> list[Poll[Any]]:
-        everything: list[Poll[Any]] = [
-            self._discovery,
-            *self._kv.values(),
-            *self._triggers.values(),
-            *self._services.values(),
-        ]
-        return [poll for poll in everything if poll in self._running]
+    async def _look(self, poll: Service, *, probe: bool = True) -> bool:
+        """Read one cold service, if its index has moved; one attempt, so that nobody holds up the others.
 
-    async def _sweep(self) -> None:
-        """Look at the services without a long poll whenever a trigger woke, at most once a second."""
-        while True:
-            await self._stirred.wait()
-            self._stirred.clear()
-            await self._beside(partial(self._look, name) for name in self._cold())
-            failed = any(self._line.suffers(self._services[name].name) for name in self._cold())
-            await self._sleep(_SWEEP_AGAIN if failed else _SWEEP_EVERY)
-            if failed:
-                self._stir()
-
-    async def _look(self, name: str, *, probe: bool = True) -> None:
-        """Read one cold service, if its index has moved; one attempt, so that nobody holds up the others."""
-        poll = self._services.get(name)
-        if poll is None or poll in self._running:
-            return
+        Returns:
+            False when it failed; the line has told of it already.
+        """
+        if poll not in self._places.cold:
+            return True
+        name = poll.name.partition(" ")[2]
         try:
             await self._calm_beside(poll)
-            ask = partial(self._client.probe, name)
-            if (
-                probe
-                and poll.memory.index is not None
-                and poll.memory.index == await self._line.attempt(poll.name, ask)
-            ):
-                return
-            await self._calm_beside(poll)
-            await poll.refresh()
+            if probe and poll.memory.index is not None:
+                ask = partial(self._client.probe, name)
+                if await self._line.attempt(poll.name, ask) == poll.memory.index:
+                    return True
+                await self._calm_beside(poll)
+            if poll in self._places.cold:
+                await poll.refresh()
         except ConsulError:
-            return  # told by the line; the next sweep looks again
+            return False
+        return True
 
     async def _calm_beside(self, poll: Poll[Any]) -> None:
         if not self._line.connected or self._line.suffers(poll.name) or self._line.suffers(self._discovery.name):
             await self._line.calm()
 
     async def _reread(self) -> None:
-        """The safety net: everything once more, every few minutes, should a wake ever have been lost."""
+        """The safety net: everything once more, every few minutes, should a wake ever have been lost.
+
+        One after another, spread over the time, so that it is no storm however many there are.
+        """
         while True:
-            spread = random.uniform(1 - _JITTER, 1 + _JITTER)  # noqa: S311 -- spreads load, guards nothing
-            await self._sleep(self._watch.full_reread * spread)
-            await self._beside(partial(self._compare, poll) for poll in self._followed())
-            await self._beside(partial(self._look, name, probe=False) for name in self._cold())
+            rest = [*self._running, *self._places.cold]
+            for poll in rest:
+                await self._sleep(self._watch.full_reread / len(rest) * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 -- spreads load, guards nothing
+                if poll in self._running:
+                    await self._compare(poll)
+                else:
+                    await self._look(poll, probe=False)
             await self._refresh_names()
 
     async def _compare(self, poll: Poll[Any]) -> None:
         try:
             await self._calm_beside(poll)
             if await poll.differs():
-                self._restart(poll)
+                await self._doubt(poll)
         except ConsulError as error:
             self._line.note(error)  # the long poll itself goes on, and so does the next re-read
+
+    async def _doubt(self, poll: Poll[Any]) -> None:
+        """What it knows is old: that is as it should be for a moment, and then its long poll is deaf."""
+        index = poll.memory.index
+        await self._sleep(_DOUBT)
+        if poll in self._running and poll.memory.index == index and await poll.differs():
+            self._restart(poll)
 
     async def _refresh_names(self) -> None:
         by_service = {name: host_names(poll.memory.value or ()) for name, poll in self._services.items()}
@@ -370,14 +373,3 @@ class Watcher:
         affected = frozenset(name for name, names in by_service.items() if names & changed)
         if affected and self._complete:
             self._tell(affected, "host names resolved anew")
-
-    async def _beside(self, jobs: Iterable[Callable[[], Awaitable[None]]]) -> None:
-        """Run `jobs` a few at a time, so that a confirmation finds a free short connection."""
-
-        async def one(job: Callable[[], Awaitable[None]]) -> None:
-            async with self._side:
-                await job()
-
-        async with asyncio.TaskGroup() as group:
-            for job in jobs:
-                group.create_task(one(job))

@@ -198,7 +198,7 @@ async def test_services_beyond_the_budget_are_followed_too(make_consul: MakeCons
     ):
         await watch.complete()
         state = watch.watcher.state
-        assert (state.services_watched, state.cold, state.long_polls) == (30, 27, 12)
+        assert (state.services_watched, state.cold, state.long_polls) == (30, 28, 12)
         assert all(watch.ids(name) == [name] for name in names)
         for name in (names[0], names[-1]):
             agent.register(name, name, "10.0.0.1", 80, weight=2)

@@ -8,7 +8,8 @@ import structlog
 from aiohttp import web
 
 from grayctl.consul.client import ConsulClient
-from grayctl.consul.watch import Wake, Watcher
+from grayctl.consul.wake import Wake
+from grayctl.consul.watch import Watcher
 from grayctl.settings import Settings
 from tests.support.scripted import Handler, Scripted, answer, instance, script, scripted
 from tests.support.watching import Watching, make_settings, watching
@@ -264,7 +265,7 @@ async def test_a_lost_wake_is_found_by_the_full_reread() -> None:
 
 
 async def test_one_cold_service_that_is_denied_holds_up_no_other() -> None:
-    """Three long polls for services, nine services: the denied one is tried again, the others are followed."""
+    """Two long polls for services, nine services: the denied one is tried again, the others are followed."""
     async with scripted() as fake:
         names = [f"shop-{number}" for number in range(9)]
         moved = asyncio.Event()
@@ -291,7 +292,7 @@ async def test_one_cold_service_that_is_denied_holds_up_no_other() -> None:
         fake.handlers |= {f"/v1/health/service/{name}": health(name) for name in names}
         async with watching(make_settings(fake.address, "shop-*", watch={"max_long_polls": 12})) as watch:
             await watch.complete()
-            assert watch.watcher.state.cold == 6
+            assert watch.watcher.state.cold == 7
 
             def weighs(name: str) -> str:
                 return dict(watch.service(name)[0].meta)["w"]
@@ -312,5 +313,5 @@ async def test_one_cold_service_that_is_denied_holds_up_no_other() -> None:
 async def test_an_answer_about_a_service_that_was_let_go_is_ignored() -> None:
     async with scripted() as fake, watching(make_settings(fake.address, "shop")) as watch:
         await watch.complete()
-        watch.watcher._heard("let-go")
+        watch.watcher._heard(watch.watcher._service_poll("let-go"), "let-go")
         assert len(watch.wakes) == 1

@@ -10,7 +10,8 @@ import msgspec
 
 from grayctl.consul.client import ConsulClient
 from grayctl.consul.names import Resolver
-from grayctl.consul.watch import Wake, Watcher
+from grayctl.consul.wake import Wake
+from grayctl.consul.watch import Watcher
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.settings import ConsulSettings, Duration, Settings, WatchSettings
 from tests.support.process import eventually
