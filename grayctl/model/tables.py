@@ -24,12 +24,14 @@ class Rule:
         shown: what of the request was looked at.
         unless_empty: an empty source means that the test does not hold, and everything else that it does. Otherwise it
             holds when a key matched.
+        only_no: it can only answer that the test does not hold; otherwise another table of the same test is asked.
     """
 
     name: str
     test: str
     shown: Variable
     unless_empty: bool = False
+    only_no: bool = False
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,6 +27,7 @@ from grayctl.model.tables import Map, Rule, Split, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Percent, Regex, Text, Variable
 from grayctl.policy import patterns
 from grayctl.policy.inputs import Inputs
+from grayctl.policy.order import cheapest_first
 from grayctl.policy.predicates import text_of
 
 # nginx evaluates variables within variables 100 deep, and no deeper ("cycle while evaluating variable"): a longer chain
@@ -146,16 +147,17 @@ class _Compiler:
             case Not(part):
                 return self._test(part, no, yes, route)
             case All(parts) | AnyOf(parts) if len(parts) > 1 and _size(predicate) > _LONGEST_CHAIN:
-                halves = [type(predicate)(half) for half in (parts[: len(parts) // 2], parts[len(parts) // 2 :])]
+                ordered, middle = cheapest_first(predicate), len(parts) // 2
+                halves = [type(predicate)(half) for half in (ordered[:middle], ordered[middle:])]
                 first = self._test(halves[0], _HOLDS, _UNDECIDED, route)
                 rest = self._test(halves[1], yes, no, route)
                 return self._join(first, _HOLDS, *((rest, no) if isinstance(predicate, All) else (yes, rest)))
-            case All(parts):
-                for part in reversed(parts):
+            case All():
+                for part in reversed(cheapest_first(predicate)):
                     yes = self._test(part, yes, no, route)
                 return yes
-            case AnyOf(parts):
-                for part in reversed(parts):
+            case AnyOf():
+                for part in reversed(cheapest_first(predicate)):
                     no = self._test(part, yes, no, route)
                 return no
 
@@ -172,8 +174,12 @@ class _Compiler:
         if condition.operator is Operator.PRESENT:
             rule = replace(rule, unless_empty=True)
             return self._map(self._inputs.of(condition.input), [(MapKey(""), no)], yes, rule)
-        for source, keys in self._inputs.questions(condition):
-            no = self._map(source, [(key, yes) for key in keys], no, rule)
+        for question in self._inputs.questions(condition):
+            found = self._map(question.source, [(key, yes) for key in question.keys], no, rule)
+            if question.unless_empty:
+                guard = replace(rule, unless_empty=True, only_no=True)
+                found = self._map(question.unless_empty, [(MapKey(""), no)], found, guard)
+            no = found
         return no
 
     def _explicit(self, explicit: Explicit, end: Value) -> Value:
@@ -193,9 +199,9 @@ class _Compiler:
         decided = self._map(self._inputs.of(explicit.input), entries, unknown, rule)
         if not explicit.networks:
             return decided
-        source, keys = self._inputs.inside(explicit.networks)
+        inside = self._inputs.inside(explicit.networks)
         permitted = Rule("explicit", "the network is permitted", Variable("remote_addr"))
-        return self._map(source, [(key, decided) for key in keys], end, permitted)
+        return self._map(inside.source, [(key, decided) for key in inside.keys], end, permitted)
 
     def _shares(self, route: str, ring: Ring, stable: Value, *, by_weights: bool = False) -> Value:
         """Users by their slots; without an identity stable, until one version has everybody."""

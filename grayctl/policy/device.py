@@ -1,7 +1,7 @@
 """What a User-Agent says about the device, as a set: the rules of docs/releases.md, as patterns in order."""
 
 from grayctl.model.tables import Value
-from grayctl.model.tokens import Regex, Text, Variable
+from grayctl.model.tokens import MapKey, Regex, Text, Variable
 
 DEVICES = ("android", "bot", "desktop", "ios", "mobile", "tablet", "wechat")
 
@@ -39,9 +39,11 @@ def label(devices: tuple[str, ...]) -> Text:
     return Text(f",{','.join(sorted(devices))},")
 
 
-def membership(device: str) -> Regex:
-    """The pattern that finds a device in a label."""
-    return Regex(f",{device},")
+def labels_of(wanted: tuple[str, ...]) -> tuple[MapKey, ...]:
+    """The labels that name any of these devices, as keys: a label is looked up, not searched."""
+    sets = [("bot",), (WECHAT,), *(devices for _, devices in _CLASSES)]
+    sets += [(*devices, WECHAT) for _, devices in _CLASSES]
+    return tuple(dict.fromkeys(MapKey(label(one).text) for one in sets if set(one) & set(wanted)))
 
 
 def entries(inside_wechat: Variable) -> tuple[tuple[Regex, Value], ...]:

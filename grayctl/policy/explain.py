@@ -190,7 +190,8 @@ class _Asked:
         found = self._ready.keys[table.variable.name].find(source)
         if table.rule:
             held = bool(source) if table.rule.unless_empty else found is not None
-            self._note(table.rule, held=held)
+            if not (held and table.rule.only_no):
+                self._note(table.rule, held=held)
         value, group = found or (table.default, b"")
         return group if value == Variable("1") else self._value(value)
 

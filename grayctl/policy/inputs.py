@@ -1,6 +1,7 @@
 """Inputs of a policy -> what nginx calls them, and the questions that a condition asks of them."""
 
 from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
 
 from grayctl.model.release import Condition, Input, Operator, Release, Source
 from grayctl.model.tables import Geo, Map, Table, Value
@@ -8,8 +9,21 @@ from grayctl.model.tokens import Joined, MapKey, Regex, Text, Variable
 from grayctl.policy import device, networks, patterns
 from grayctl.policy.patterns import Key
 
-Question = tuple[Joined, tuple[Key, ...]]
-"""What to look at, and the keys under which the answer is yes."""
+
+@dataclass(frozen=True, slots=True)
+class Question:
+    """What to ask nginx.
+
+    Attributes:
+        source: what to look at.
+        keys: under which the answer is yes.
+        unless_empty: where this is empty the answer is no, and the rest, which costs more, need not be asked.
+    """
+
+    source: Joined
+    keys: tuple[Key, ...]
+    unless_empty: Joined | None = None
+
 
 _PLAIN = {
     Source.PATH: "uri",
@@ -106,7 +120,7 @@ class Inputs:
         elif condition.operator is Operator.IN and self._is_long(condition):
             yield self._texts(condition, values)
         else:
-            yield self.of(condition.input), patterns.keys(condition.input, condition.operator, values)
+            yield Question(self.of(condition.input), patterns.keys(condition.input, condition.operator, values))
 
     def inside(self, values: Iterable[str]) -> Question:
         """Whether the client's address is in one of the networks."""
@@ -118,12 +132,12 @@ class Inputs:
         variable = Variable(f"graynet_{self._id}")
         # one geo for all sets of a policy: it grows with each
         self.tables[variable.name] = Geo(variable, networks.entries(list(self._sets)), Text(""))
-        return Joined((variable,)), (Regex(networks.marker(number)),)
+        return Question(Joined((variable,)), (Regex(networks.marker(number)),))
 
     def _region(self, name: str) -> Iterator[Question]:
         region = self._regions[name]
         if region.variable:
-            yield Joined((Variable(region.variable),)), tuple(patterns.exact(region.values, Source.HEADER))
+            yield Question(Joined((Variable(region.variable),)), tuple(patterns.exact(region.values, Source.HEADER)))
         else:
             yield self.inside(region.networks)
 
@@ -131,7 +145,7 @@ class Inputs:
         variable, agent = Variable(f"graydev_{self._id}"), Joined((Variable("http_user_agent"),))
         inside_wechat = self._helper("graychat", agent, device.classes(device.WECHAT), device.label((device.WECHAT,)))
         self.tables[variable.name] = Map(variable, agent, device.entries(inside_wechat), Text(""))
-        return Joined((variable,)), tuple(device.membership(one) for one in wanted)
+        return Question(Joined((variable,)), device.labels_of(wanted))
 
     # ------------------------------------------------------------ lists
 
@@ -187,7 +201,7 @@ class Inputs:
         rest = ((one, looked_at) for one in patterns.joined(found))
         canonical = self._helper("graylist", Joined((looked_at,)), (*hashed, *rest), default)
         same = Regex(r"^([^\n]+)\n(?:[^\n]+\n)*?\1(?:\n[^\n]+)*\z")
-        return Joined((looked_at, Text(_SEPARATOR), canonical)), (same,)
+        return Question(Joined((looked_at, Text(_SEPARATOR), canonical)), (same,), unless_empty=Joined((canonical,)))
 
     def _helper(
         self,

@@ -87,10 +87,11 @@ def served(
     ports: Iterable[int],
 ) -> Iterator[None]:
     """Run nginx over these plans, with the user's own part of `main`, `http`, `stream`; it listens on `ports` then."""
-    objects, failed = Renderer(TEMPLATES, SETTINGS, Dialect()).objects(Plan({one.service: one for one in plans}, {}))
+    renderer = Renderer(TEMPLATES, SETTINGS, Dialect())
+    objects, failed = renderer.objects(Plan({one.service: one for one in plans}, {}))
     assert not failed
     includes = {True: "", False: ""}
-    for one in objects.values():
+    for one in renderer.file_set(objects).objects.values():  # in the order of http.conf
         (folder / f"{one.slug}.conf").write_bytes(one.content.encode("utf-8", "surrogateescape"))
         (folder / f"{one.slug}.snippet").write_text(one.snippet, encoding="utf-8")
         includes[one.is_stream] += f"include {folder}/{one.slug}.conf;\n"

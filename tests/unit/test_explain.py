@@ -43,7 +43,7 @@ def test_the_trace_says_what_was_looked_at_and_which_rule_decided() -> None:
         False,
     )
     assert [(step.name, step.held) for step in told.trace] == [("office", False), ("testers", True)]
-    assert told.trace[0].why == "device in [\"ios\"] does not hold ('')"
+    assert told.trace[0].why == "region in [\"office\"] holds ('10.1.2.3'); device in [\"ios\"] does not hold ('')"
     assert told.trace[1].why == 'header("X-Version") in ["v2"] holds (\'v2\')'
 
 
