@@ -219,7 +219,7 @@ template {{
 
 def _template(service: str) -> str:
     return f"""upstream {service} {{
-    zone {service} 64k;
+    zone {service} 256k;
 {{{{ range service "{service}" }}}}    {_SERVER};
 {{{{ end }}}}    keepalive 32;
 }}

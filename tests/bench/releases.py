@@ -19,7 +19,7 @@ from grayctl.policy.document import read_release
 from grayctl.policy.live import encode_live, follow, revision_of
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.settings import Settings
-from tests.bench.flap import CONNECTIONS, wrk
+from tests.bench.load import CONNECTIONS, wrk
 from tests.bench.machines import Backends, Grayctl, Stage, address, stage
 from tests.bench.resources import cpu_seconds
 from tests.bench.section import Option, Report, Section, quantile, table

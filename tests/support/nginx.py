@@ -49,6 +49,7 @@ class Nginx:
         self.refuse = free_block(4)
         self.main_extra = self.http_extra = self.server_extra = ""
         self.locations = LOCATIONS
+        self.connections = 256  # of a worker
         self.binary = BINARY
         self.process: subprocess.Popen[bytes] | None = None
         (folder / "tmp").mkdir()
@@ -68,7 +69,7 @@ daemon off;
 pid {self.pid_file};
 error_log {self.error_log} notice;
 {self.main_extra}
-events {{ worker_connections 256; }}
+events {{ worker_connections {self.connections}; }}
 http {{
     access_log off;
 {temporary}
