@@ -360,7 +360,7 @@ class Converger:
             for service, one in files.objects.items()
         }
         trial = self._write(self._renderer.file_set(objects), "looking for the culprit", "", Ward())
-        return not (await self._site.check(trial)).ok
+        return not (await self._site.check(trial, trial=True)).ok
 
     def _reject(self, files: FileSet, reason: str) -> Rejected:
         outcome = Rejected(self._number, files.digest, reason)

@@ -68,7 +68,7 @@ class Hashes:
 
     def trim(self) -> None:
         """Forget the files that nobody asked for since the last trim: most of them are gone for good."""
-        self._seen = {path: held for path, held in self._seen.items() if path in self._asked}
+        self._seen = {path: held for path, held in list(self._seen.items()) if path in self._asked}
         self._asked.clear()
 
     def _one(self, path: str) -> str | None:

@@ -33,11 +33,12 @@ def explained(path: Path, doing: str) -> Iterator[None]:
         ) from error
 
 
-def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
+def write_file(path: Path, content: bytes, mode: int = 0o644, *, synced: bool = True) -> None:
     """Put `content` at `path`: after a crash the old file or the new one stands there, whole.
 
-    The caller syncs the directory, once for many files. The temporary name is fixed, since one process at a
-    time writes a state directory: what a crash leaves behind is overwritten by the next attempt.
+    The caller syncs the directory, once for many files; and the file as well where `synced` is false, before anything
+    that survives a crash refers to it. The temporary name is fixed, since one process at a time writes a state
+    directory: what a crash leaves behind is overwritten by the next attempt.
 
     Raises:
         OSError: what the system refused.
@@ -48,7 +49,8 @@ def write_file(path: Path, content: bytes, mode: int = 0o644) -> None:
             file.write(content)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            os.fsync(file.fileno())
+            if synced:
+                os.fsync(file.fileno())
         fresh.replace(path)
     except OSError:
         with contextlib.suppress(OSError):  # the error that matters is on its way already
@@ -71,7 +73,7 @@ def open_lock(path: Path) -> int:
 
 
 def point(link: Path, target: str) -> None:
-    """Make the symbolic link `link` lead to `target`, in one step, durably.
+    """Make the symbolic link `link` lead to `target`, in one step. The caller syncs the directory.
 
     Raises:
         OSError: what the system refused.
@@ -80,7 +82,6 @@ def point(link: Path, target: str) -> None:
     fresh.unlink(missing_ok=True)
     fresh.symlink_to(target)
     fresh.replace(link)
-    sync_directory(link.parent)
 
 
 def leads(link: Path, target: str) -> bool:
@@ -103,13 +104,13 @@ def remove_tree(folder: Path) -> None:
     shutil.rmtree(doomed)
 
 
-def sync_directory(path: Path) -> None:
-    """Make the names in a directory durable.
+def sync(path: Path) -> None:
+    """Make a file's content durable, or the names in a directory.
 
     Raises:
         OSError: what the system refused.
     """
-    descriptor = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(descriptor)
     finally:

@@ -9,8 +9,8 @@
     <state_dir>/pending.json                          an activation under way
     <state_dir>/state.json                            the last proof
 
-Every file is written under a temporary name, synced and renamed; then its directory is synced. The order and
-the journal are FACTS.md's "Protocol that survived 16 injected crashes".
+Files are written under a temporary name and renamed, and are durable before the journal or `current` refers to
+them. The order and the journal are FACTS.md's "Protocol that survived 16 injected crashes".
 
 Who writes here writes what nginx's master runs as root, so a directory that others may write to is refused.
 """
@@ -19,19 +19,19 @@ import contextlib
 import fcntl
 import os
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import msgspec
 
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
-from grayctl.nginx.content import Hashes, content_sha, decoded, demand_match, encoded, file_parts, snippet_set
-from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync_directory, write_file
+from grayctl.nginx.content import Hashes, decoded, demand_match, file_parts, snippet_set
+from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync
 from grayctl.nginx.journal import Journal
+from grayctl.nginx.writer import HTTP, MANIFEST, SNIPPETS, STREAM, Writer
 
-_HTTP, _STREAM, _MANIFEST, _SNIPPETS, _SERVED = "http.conf", "stream.conf", "manifest.json", "snippets", "served"
-_READ_ONLY = 0o444
+_SERVED = "served"
 _OTHERS_MAY_WRITE = 0o022
 # Candidates that never stood: refused ones, and those tried while looking for a culprit. So many of the newest
 # stay, to be tried again or looked at; halving thousands of services takes fewer.
@@ -51,6 +51,7 @@ class Store(Journal):
         self.sets_dir = root / "snippetsets"
         self.generations_dir = root / "generations"
         self._hashes = Hashes()
+        self._writer = Writer(root, self._hashes)
         self._highest = -1
 
     @contextlib.contextmanager
@@ -67,6 +68,9 @@ class Store(Journal):
             descriptor = open_lock(self.root / "lock")
         try:
             self._lock(descriptor)
+            with explained(self.root, "read the state directory"):
+                self._writer.doubt(self.current())
+                self._drop_unfinished()
             yield self
         finally:
             os.close(descriptor)
@@ -99,6 +103,16 @@ class Store(Journal):
             os.ftruncate(descriptor, 0)
             os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
+    def _drop_unfinished(self) -> None:
+        """Remove what a power cut left of a candidate that was never complete; pruning would stop at it."""
+        needed = {self.current_number(), self.state().serving, self.state().last_proven}
+        for number in set(self.numbers()) - needed:
+            try:
+                self.read(number)
+            except StateError:
+                if not self.stood(number):
+                    remove_tree(self.folder(number))
+
     # ------------------------------------------------------------ writing
 
     def write(
@@ -110,31 +124,23 @@ class Store(Journal):
         created: float,
         quarantined: dict[str, str] | None = None,
     ) -> Manifest:
-        """Write a generation, whole and synced; nothing refers to it yet.
-
-        What is on disk already is used again after its content was compared: a damaged object is replaced.
+        """Write what nginx needs to check a generation; `complete` does the rest, and nothing refers to it before.
 
         Raises:
             StateError: disk full, read-only, no right; then there is no such generation.
         """
-        snippets = {one.slug: one.snippet for one in files.objects.values()}
         manifest = Manifest(
             number=self._next_number(),
             digest=files.digest,
-            objects={service: one.filename for service, one in files.objects.items()},
-            snippets=snippet_set({slug: content_sha(text) for slug, text in snippets.items()}),
             created=created,
             cause=cause,
             trace_id=trace_id,
             quarantined=quarantined or {},
         )
-        entries = {_HTTP: files.http.replace(GENERATION, manifest.stamp), _STREAM: files.stream}
-        manifest = msgspec.structs.replace(manifest, files={name: content_sha(text) for name, text in entries.items()})
+        entries = {HTTP: files.http.replace(GENERATION, manifest.stamp), STREAM: files.stream}
         with explained(self.root, "write a generation"):
             self._make_folders()  # somebody may have cleared the state directory under a daemon that runs
-            self._write_objects(files.objects.values())
-            self._write_snippets(self.sets_dir / manifest.snippets, snippets)
-            self._write_generation(manifest, entries)
+            manifest = self._writer.write(files, manifest, entries)
         self._highest = manifest.number
         return manifest
 
@@ -146,57 +152,30 @@ class Store(Journal):
                 seen.append(pending.to)
         return max(seen) + 1
 
-    def _write_objects(self, objects: Iterable[Object]) -> None:
-        wanted = {one.filename: one for one in objects}
-        held = self._hashes.of(self.objects_dir, wanted)
-        wrong = [one for name, one in wanted.items() if held[name] != one.sha]
-        for one in wrong:
-            write_file(self.objects_dir / one.filename, encoded(one.content), _READ_ONLY)
-        if wrong:
-            sync_directory(self.objects_dir)
+    def complete(self, manifest: Manifest) -> bool:
+        """Make a written generation whole and durable: before anything that survives a crash refers to it.
 
-    def _write_snippets(self, folder: Path, snippets: Mapping[str, str]) -> None:
-        """Write a snippet set. What the current set holds already is linked, which spares a sync for each file."""
-        wanted = {f"{slug}.conf": (text, content_sha(text)) for slug, text in snippets.items()}
-        is_new = not folder.exists()
-        folder.mkdir(mode=0o755, exist_ok=True)
-        held = self._hashes.of(folder, wanted)
-        wrong = [name for name, (_, sha) in wanted.items() if held[name] != sha]
-        current = self.root / "current" / _SNIPPETS
-        current_held = self._hashes.of(current, wrong)
-        for name in wrong:
-            text, sha = wanted[name]
-            if held[name] is None and current_held[name] == sha and not (folder / name).exists():
-                (folder / name).hardlink_to((current / name).resolve())
-            else:
-                write_file(folder / name, encoded(text), _READ_ONLY)
-        if wrong or is_new:
-            sync_directory(folder)
-            sync_directory(self.sets_dir)
+        Returns:
+            Whether something of it was damaged and has been mended: what nginx read of it meanwhile counts for nothing.
 
-    def _write_generation(self, manifest: Manifest, entries: Mapping[str, str]) -> None:
-        fresh = self.generations_dir / f".{manifest.name}.new"
-        shutil.rmtree(fresh, ignore_errors=True)
-        fresh.mkdir(mode=0o755)
-        try:
-            for name, text in entries.items():
-                write_file(fresh / name, encoded(text))
-            write_file(fresh / _MANIFEST, msgspec.json.encode(manifest))
-            (fresh / _SNIPPETS).symlink_to(f"../../snippetsets/{manifest.snippets}")
-            sync_directory(fresh)
-            fresh.rename(self.folder(manifest.number))
-        except OSError:
-            shutil.rmtree(fresh, ignore_errors=True)
-            raise
-        sync_directory(self.generations_dir)
+        Raises:
+            StateError: the disk refuses, and then there is no such generation; or there is none.
+        """
+        self.read(manifest.number)
+        with explained(self.root, "write a generation"):
+            return self._writer.complete(manifest.number)
 
-    def flip(self, number: int) -> None:
-        """Make generation `number` the current one, in one step, durably.
+    def flip(self, number: int, *, synced: bool = True) -> None:
+        """Make generation `number` the current one, in one step.
+
+        Args:
+            number: a complete generation.
+            synced: durably; otherwise a power cut may undo it until the next durable write into the state directory.
 
         Raises:
             StateError: the link cannot be written.
         """
-        current, snippets = self.root / "current", self.root / _SNIPPETS
+        current, snippets = self.root / "current", self.root / SNIPPETS
         with explained(current, "flip the current generation"):
             for link in (current, snippets):
                 if link.exists() and not link.is_symlink():  # somebody's copy: a link cannot replace a directory
@@ -204,6 +183,8 @@ class Store(Journal):
             point(current, f"generations/{generation_name(number)}")
             if not leads(snippets, "current/snippets"):
                 point(snippets, "current/snippets")
+            if synced:
+                sync(self.root)
 
     def mark_served(self, number: int) -> None:
         """Remember that generation `number` stood: pruning keeps those, and soon drops what was refused.
@@ -237,7 +218,7 @@ class Store(Journal):
         Raises:
             StateError: there is none, or it is damaged.
         """
-        path = self.folder(number) / "manifest.json"
+        path = self.folder(number) / MANIFEST
         try:
             return msgspec.json.decode(path.read_bytes(), type=Manifest)
         except FileNotFoundError as error:
@@ -291,9 +272,12 @@ class Store(Journal):
         """The text of a generation's http.conf.
 
         Raises:
-            StateError: it cannot be read.
+            StateError: it is missing or was changed.
         """
-        return decoded(self.folder(manifest.number) / _HTTP)
+        path = self.folder(manifest.number) / HTTP
+        content = decoded(path)
+        demand_match(path, content, manifest.files.get(HTTP, ""))
+        return content
 
     # ------------------------------------------------------------ drift
 
@@ -305,14 +289,14 @@ class Store(Journal):
         """What is missing or changed of a generation, a line each. A file is read again only when it was touched."""
         parts = {filename: file_parts(filename) for filename in manifest.objects.values()}
         folder = self.folder(manifest.number)
-        lines = self._unlike(folder, {name: manifest.files.get(name) for name in (_HTTP, _STREAM)})
+        lines = self._unlike(folder, {name: manifest.files.get(name) for name in (HTTP, STREAM)})
         lines += self._unlike(self.objects_dir, {filename: sha for filename, (_, sha) in parts.items()})
         held = self._hashes.of(self.sets_dir / manifest.snippets, (f"{slug}.conf" for slug, _ in parts.values()))
         if snippet_set({name.removesuffix(".conf"): sha or "" for name, sha in held.items()}) != manifest.snippets:
             lines.append(f"{self.sets_dir / manifest.snippets}: a snippet is missing or changed")
         links = {
-            folder / _SNIPPETS: f"../../snippetsets/{manifest.snippets}",
-            self.root / _SNIPPETS: "current/snippets",
+            folder / SNIPPETS: f"../../snippetsets/{manifest.snippets}",
+            self.root / SNIPPETS: "current/snippets",
         }
         return lines + [
             f"{link}: does not lead to {target}" for link, target in links.items() if not leads(link, target)
@@ -341,7 +325,7 @@ class Store(Journal):
 
     def _unservable(self, manifest: Manifest) -> list[str]:
         """Damage except that of the top-level link, which `flip` mends."""
-        return [line for line in self.damage(manifest) if not line.startswith(f"{self.root / _SNIPPETS}:")]
+        return [line for line in self.damage(manifest) if not line.startswith(f"{self.root / SNIPPETS}:")]
 
     # ------------------------------------------------------------ pruning
 

@@ -6,7 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from grayctl.errors import StateError
-from grayctl.nginx.disk import explained, sync_directory, write_file
+from grayctl.nginx.disk import explained, sync, write_file
 
 _T = TypeVar("_T")
 
@@ -17,13 +17,16 @@ class Pending(msgspec.Struct, frozen=True, kw_only=True):
     Attributes:
         from_: what stood; None before the first generation.
         to: what shall stand.
-        checked: `nginx -t` accepted `to`; false while the check itself needs the flip.
+        checked: `nginx -t` accepted `to`.
+        aside: `nginx -t` looks at `to` beside the live tree, and `current` leads there only once it has accepted it.
+            Without it, and not `checked`, the check itself needs the flip.
         reverting: nginx did not prove `to`: `from` is put back, whatever happens.
     """
 
     from_: int | None = msgspec.field(name="from")
     to: int
     checked: bool
+    aside: bool = False
     reverting: bool = False
 
 
@@ -62,7 +65,7 @@ class Journal:
         """The activation is over, either way."""
         with explained(self.root, "drop the journal"):
             (self.root / "pending.json").unlink(missing_ok=True)
-            sync_directory(self.root)
+            sync(self.root)
 
     def has_pending(self) -> bool:
         """Whether an activation is under way, readable or not."""
@@ -91,4 +94,4 @@ class Journal:
     def _write_json(self, name: str, content: bytes) -> None:
         with explained(self.root / name, "write the journal"):
             write_file(self.root / name, content)
-            sync_directory(self.root)
+            sync(self.root)

@@ -54,7 +54,8 @@ async def recover(site: "Site") -> Recovery:
 
 async def _settle(site: "Site", pending: Pending) -> Recovery:
     to, old = site.store.intact(pending.to), site.store.intact(pending.from_)
-    if to is not None and pending.checked and not pending.reverting:
+    accepted = pending.checked or (pending.aside and site.store.current_number() == pending.to)
+    if to is not None and accepted and not pending.reverting:
         if site.master is None:
             site.store.flip(to.number)
             site.record(to, proven=False)
@@ -67,7 +68,7 @@ async def _settle(site: "Site", pending: Pending) -> Recovery:
     site.store.flip(old.number)
     site.step("flipped-back")
     # an unchecked candidate was only tested in place: no signal was sent, so an answer is enough
-    restored = not pending.checked and await site.answers(old)
+    restored = not accepted and await site.answers(old)
     restored = restored or (site.master is not None and await site.restore(old))
     site.step("restored")
     site.record(old, proven=restored)

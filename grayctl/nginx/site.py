@@ -121,62 +121,101 @@ class Site:
 
     # ------------------------------------------------------------ check
 
-    async def check(self, candidate: Manifest) -> Checked:
+    async def check(self, candidate: Manifest, *, trial: bool = False) -> Checked:
         """Test a candidate inside the user's full configuration; the live tree is not touched (`flip`: put back).
+
+        Args:
+            candidate: a written generation.
+            trial: it will not be activated, whatever comes of it. Otherwise the journal is left ready for the flip when
+                the candidate passes.
 
         Raises:
             NginxConfigError: nginx.conf does not include the generations, so nothing could ever be served.
             NginxError: nginx cannot be started, or its master could not be signalled and proven now.
-            StateError: the candidate is gone, or the journal cannot be written (flip mode).
+            StateError: the candidate is gone, or it or the journal cannot be written.
         """
         await self._refresh()
         master = self.look()
         demand_reachable(master, self.facts.pid_file)
         await self._settle_first()
-        self.store.read(candidate.number)
-        checked = await self._check_in_namespace(candidate) if self._namespace else None
-        if checked is None:
-            checked = await self._check_by_flipping(candidate)
+        checked = None
+        try:
+            checked = await self._check_aside(candidate, trial=trial) if self._namespace else None
+            if checked is None:
+                checked = await self._check_by_flipping(candidate)
+        finally:
+            if not (checked and checked.ok) and self.store.has_pending():
+                self.store.drop_pending()
         self.step("checked")
-        return self._look_for_strangers(candidate, checked) if checked.ok and master is not None else checked
+        return checked
 
-    def _look_for_strangers(self, candidate: Manifest, checked: Checked) -> Checked:
-        """Refuse a candidate that listens where somebody else does: `nginx -t` overlooks it, the master would not.
+    def _strangers(self, candidate: Manifest) -> tuple[str, ...]:
+        """Who else holds what a candidate listens on, a line each: `nginx -t` overlooks it, the master would not.
 
-        What the generation that stands listens on, nginx holds already; what that is, only an intact one tells.
+        What the generation that stands listens on, nginx holds already; what that is, only an undamaged one tells.
         """
-        current = self.store.intact(self.store.current_number())
-        if current is None:
-            return checked
-        held = strangers(self.store.entry(candidate), self.store.entry(current))
-        return replace(checked, ok=False, messages=held) if held else checked
+        current = self.store.current()
+        if self.master is None or current is None:
+            return ()
+        try:
+            held = self.store.entry(current)
+        except StateError:
+            return ()
+        return strangers(self.store.entry(candidate), held)
 
     async def check_current(self) -> Checked:
         """Test the tree as it stands: when this fails, the user's own configuration is at fault."""
         return await check(self.settings, self.facts, None)
 
-    async def _check_in_namespace(self, candidate: Manifest) -> Checked | None:
+    async def _check_aside(self, candidate: Manifest, *, trial: bool) -> Checked | None:
+        """Check in a mount namespace; None where that cannot be had.
+
+        Meanwhile the candidate is made durable and the journal is written, which takes as long again.
+        """
+        overlay = (self.store.folder(candidate.number), self.store.root / "current")
+        preparing = asyncio.create_task(asyncio.to_thread(self._prepare, candidate, trial=trial))
+        checked = None
         try:
-            overlay = (self.store.folder(candidate.number), self.store.root / "current")
-            return await check(self.settings, self.facts, overlay)
+            checked = await check(self.settings, self.facts, overlay)
         except NamespaceError as error:
             self._log.warning("namespace_failed", error=str(error), instead="flip, test, flip back")
-            return None
+        finally:
+            mended, held = await preparing
+        if mended and checked is not None:
+            checked = await check(self.settings, self.facts, overlay)
+        return replace(checked, ok=False, messages=held) if checked and checked.ok and held else checked
+
+    def _prepare(self, candidate: Manifest, *, trial: bool) -> tuple[bool, tuple[str, ...]]:
+        """Make ready for the flip.
+
+        Returns:
+            Whether what nginx has read of the candidate meanwhile counts for nothing, and who holds its ports.
+        """
+        mended = self.store.complete(candidate)
+        if not trial:
+            self.store.set_pending(self._aside(candidate))
+        return mended, self._strangers(candidate)
+
+    def _aside(self, candidate: Manifest) -> Pending:
+        return Pending(from_=self.store.current_number(), to=candidate.number, checked=False, aside=True)
 
     async def _check_by_flipping(self, candidate: Manifest) -> Checked:
+        self.store.complete(candidate)
         before = self.store.current_number()
         self.store.set_pending(Pending(from_=before, to=candidate.number, checked=False))
         self.step("check-pending")
         self.store.flip(candidate.number)
         self.step("check-flipped")
         try:
-            return await check(self.settings, self.facts, None)
+            checked = await check(self.settings, self.facts, None)
         finally:
             self.step("check-tested")
             if before is not None:
                 self.store.flip(before)
             self.step("check-flipped-back")
             self.store.drop_pending()
+        held = self._strangers(candidate)
+        return replace(checked, ok=False, messages=held) if checked.ok and held else checked
 
     async def _refresh(self) -> None:
         """Read the user's configuration again when it was touched: log, pid file or include may have moved."""
@@ -206,9 +245,13 @@ class Site:
         """
         began = asyncio.get_running_loop().time()
         pending = Pending(from_=self.store.current_number(), to=candidate.number, checked=True)
-        self.store.set_pending(pending)
+        # Beside a running nginx the flip itself says that the check has passed. Where none runs there is no hurry, and
+        # its next start shall serve the newest even if we die before the flip.
+        if self.master is None or self.store.pending() != self._aside(candidate):
+            self.store.set_pending(pending)
         self.step("pending")
-        self.store.flip(candidate.number)
+        # Durable when the proof is recorded: until then a power cut leaves either link, and the journal knows both.
+        self.store.flip(candidate.number, synced=False)
         self.step("flipped")
         proof = await self.serve(candidate)
         if isinstance(proof, NotProven):
@@ -330,6 +373,7 @@ class Site:
             StateError: the state directory cannot be written.
         """
         manifest = self.store.write(files, cause="init", trace_id="", created=created)
+        self.store.complete(manifest)
         self.store.flip(manifest.number)
         self.record(manifest, proven=False)
         return manifest

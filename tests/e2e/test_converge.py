@@ -27,9 +27,9 @@ class CountingSite(Site):
 
     checks = 0
 
-    async def check(self, candidate: Manifest) -> Checked:
+    async def check(self, candidate: Manifest, *, trial: bool = False) -> Checked:
         self.checks += 1
-        return await super().check(candidate)
+        return await super().check(candidate, trial=trial)
 
 
 def settings_for(nginx: Nginx, **more: object) -> Settings:

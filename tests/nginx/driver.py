@@ -1,4 +1,4 @@
-"""A grayctl of its own process that activates or checks one candidate and is killed after a given step.
+"""A grayctl of its own process that checks or activates one candidate, or both, and is killed after a given step.
 
     python driver.py '{"conf": ..., "marker": ..., "state_dir": ..., "number": 1, "act": "activate", "die_at": 3}'
 
@@ -12,10 +12,19 @@ import signal
 import sys
 from pathlib import Path
 
+from grayctl.model.generation import Manifest
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
 from grayctl.nginx.site import Site
 from grayctl.settings import Duration, NginxSettings, ReloadSettings
+
+
+async def perform(site: Site, act: str, candidate: Manifest) -> None:
+    """Do as the converger does: `check`, `activate`, or `apply`, which is both."""
+    if act != "activate":
+        await site.check(candidate)
+    if act != "check":
+        await site.activate(candidate)
 
 
 def main() -> None:
@@ -32,8 +41,7 @@ def main() -> None:
         reload = ReloadSettings(confirm_timeout=Duration(spec["confirm_timeout"]))
         site = Site(settings, reload, store, inspect(settings, store.root), on_step=on_step)
         site._namespace = site._namespace and not spec["flip"]
-        act = site.activate if spec["act"] == "activate" else site.check
-        asyncio.run(act(store.read(spec["number"])))
+        asyncio.run(perform(site, spec["act"], store.read(spec["number"])))
     print(json.dumps(steps))
 
 

@@ -60,7 +60,32 @@ async def test_a_good_candidate_passes_and_nothing_that_is_served_changes(site: 
     assert checked.messages == ()
     assert site.store.current_number() == 0
     assert nginx.answers() == site.store.read(0).stamp
+    assert site.store.has_pending() == (site.staging == "namespace"), "beside the check the journal is made ready"
+
+
+async def test_a_trial_leaves_no_journal_behind(site: Site, nginx: Nginx) -> None:
+    """While a culprit is looked for, a candidate may pass and is not activated all the same."""
+    assert (await site.check(write(site.store, nginx.files("v1")), trial=True)).ok
     assert not site.store.has_pending()
+
+
+async def test_a_refused_candidate_leaves_no_journal_behind(site: Site, nginx: Nginx) -> None:
+    assert not (await site.check(write(site.store, nginx.files("v1", body="no_such_directive;\n")))).ok
+    assert not site.store.has_pending()
+
+
+async def test_what_is_damaged_beside_the_check_is_mended_and_checked_again(nginx: Nginx, store: Store) -> None:
+    """`write` looks at what is new alone; what else the generation refers to is compared while nginx reads it."""
+    site = nginx.site(store)
+    site.init(nginx.files("v0", more={"cart": "# one\n"}), created=0.0)
+    files = nginx.files("v1", more={"cart": "# one\n"})
+    write(store, files)
+    candidate = store.write(files, cause="a test", trace_id="t", created=1.0)
+    damaged = store.objects_dir / files.objects["cart"].filename
+    damaged.chmod(0o644)
+    damaged.write_text("no_such_directive;\n")
+    assert (await site.check(candidate)).ok
+    assert damaged.read_text() == "# one\n"
 
 
 async def test_the_namespace_check_leaves_the_live_tree_untouched_to_the_last_inode(nginx: Nginx, store: Store) -> None:
@@ -71,8 +96,8 @@ async def test_the_namespace_check_leaves_the_live_tree_untouched_to_the_last_in
     good, bad = write(store, nginx.files("v1")), write(store, nginx.files("v2", body="no_such_directive;\n"))
     mounts = mounted()
     before = tree_hash(store.root)
-    assert (await site.check(good)).ok
-    assert not (await site.check(bad)).ok
+    assert (await site.check(good, trial=True)).ok
+    assert not (await site.check(bad, trial=True)).ok
     assert tree_hash(store.root) == before
     assert mounted() == mounts
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from grayctl.model.generation import GENERATION
+from grayctl.nginx.check import namespace_allowed
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import ACTIVATION, ROLLBACK
 from tests.support.nginx import Nginx, write
@@ -101,6 +102,24 @@ async def test_killed_during_an_activation(nginx: Nginx, step: int, *, nginx_die
     else:
         expected = {0} if ACTIVATION[step] in {"pending", "flipped"} else {1}
         expected |= {0} if ACTIVATION[step] == "signalled" else set()
+    await settled(nginx, expected=expected)
+
+
+@pytest.mark.parametrize("nginx_dies_too", [False, True], ids=["nginx-lives", "nginx-dies"])
+@pytest.mark.parametrize("step", ["checked", *ACTIVATION])
+async def test_killed_after_a_check_beside_the_live_tree(nginx: Nginx, step: str, *, nginx_dies_too: bool) -> None:
+    """The journal was written during the check, before anybody knew that it would pass: only the flip says that."""
+    if not namespace_allowed():
+        pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
+    prepare(nginx, fails=False)
+    drive(nginx, act="apply", die_at=["checked", *ACTIVATION].index(step))
+    if nginx_dies_too:
+        nginx.kill()
+    flipped = step not in {"checked", "pending"}
+    if nginx_dies_too or not flipped:
+        expected = {1} if flipped else {0}
+    else:
+        expected = {"flipped": {0}, "signalled": {0, 1}}.get(step, {1})
     await settled(nginx, expected=expected)
 
 

@@ -312,5 +312,7 @@ class Prober:
 
 
 def write(store: Store, files: FileSet) -> Manifest:
-    """A candidate on disk."""
-    return store.write(files, cause="a test", trace_id="t", created=1.0)
+    """A candidate on disk, whole and durable."""
+    manifest = store.write(files, cause="a test", trace_id="t", created=1.0)
+    store.complete(manifest)
+    return manifest
