@@ -7,10 +7,12 @@
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from operator import attrgetter
 
 from grayctl.errors import StateError, TemplateError
 from grayctl.model.catalog import Catalog, Freeze
 from grayctl.model.generation import FileSet, Manifest, Object
+from grayctl.model.identity import Derived, Renewed, differing, renewed
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Known, Plan
 from grayctl.nginx.cause import Cause, cause_of
@@ -92,8 +94,9 @@ class Converger:
         self._monotonic = monotonic
         self._refusals: dict[str, _Refusal] = {}
         self._candidate: Manifest | None = None
-        self._good: dict[str, Object] = {}
-        self._known: dict[str, Known] = {}
+        self._good: Mapping[str, Object] = Renewed()
+        self._known: Mapping[str, Known] = Renewed()
+        self._healthy = Derived(attrgetter("known"))
         self._present: Presence | None = None
         self._serving: Manifest | None = None
         self.plan: Plan | None = None
@@ -188,7 +191,7 @@ class Converger:
             As `converge`; Rejected when nginx refuses to go without it, since its configuration still refers to it.
         """
         known, guard = self._known, self._guard
-        self._known = {name: one for name, one in known.items() if name != service}
+        self._known = renewed(known, {service}, {})
         self._guard = guard.forget(service)
         outcome = await self.converge(wanted)
         if not isinstance(outcome, Applied):
@@ -241,7 +244,7 @@ class Converger:
             guarded=self._guard.kept(),
             standing=self.standing,
         )
-        self._guard = self._guard.learn({name: one.known for name, one in plan.services.items()}, limits, now)
+        self._guard = self._guard.learn(self._healthy.of(plan.services), limits, now)
         return plan
 
     # ------------------------------------------------------------ before the candidate
@@ -250,16 +253,17 @@ class Converger:
     def _number(self) -> int:
         return self._serving.number if self._serving else 0
 
-    def _remember(self, good: dict[str, Object]) -> None:
+    def _remember(self, good: Mapping[str, Object]) -> None:
         """Keep the last good objects, and what each says that its service served last."""
-        changed = {service: good[service] for service in self._unlike(good)}
-        kept = {service: one for service, one in self._known.items() if service in good and service not in changed}
-        self._good, self._known = good, {**kept, **known_of(changed)}
+        stale = differing(good, self._good)
+        self._known = renewed(self._known, stale, known_of({name: good[name] for name in stale if name in good}))
+        self._good = good
 
     def _unlike(self, objects: Mapping[str, Object]) -> list[str]:
-        """The services whose object is not the last good one."""
-        good = self._good  # the same object first: comparing two costs ten times as much
-        return [name for name, one in objects.items() if (last := good.get(name)) is not one and last != one]
+        """The services whose object is not the last good one, sorted."""
+        good = self._good
+        stale = differing(objects, good)
+        return sorted(name for name in stale if name in objects and objects[name] != good.get(name))
 
     def _judge(
         self, plan: Plan, rendered: Mapping[str, Object], failed: Mapping[str, TemplateError], *, retry: bool
@@ -381,6 +385,6 @@ class Converger:
             return result
         changed = tuple(self._unlike(files.objects))
         self._serving, self.ward = candidate, ward
-        self._remember(dict(files.objects))
+        self._remember(files.objects)
         self._refusals.clear()
         return Applied(candidate.number, result.proven, changed, ward.reasons(), {**timings, "reload": result.seconds})

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 
 from grayctl.model.generation import Object
+from grayctl.model.identity import renewed
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,7 +54,7 @@ class Ward:
 
 def substitute(
     rendered: Mapping[str, Object], ward: Ward, last_good: Mapping[str, Object], stubs: Mapping[str, Object]
-) -> dict[str, Object]:
+) -> Mapping[str, Object]:
     """What each service gets: its new object, or in quarantine its last good one, or a stub that answers 503.
 
     Args:
@@ -62,16 +63,9 @@ def substitute(
         last_good: service -> object of the current generation.
         stubs: service -> object that answers 503, for quarantined services that were never good.
     """
-    chosen = {**rendered}
-    for service in ward.cases:
-        if service in chosen and ward.holds(chosen[service]):
-            del chosen[service]
-    for service in ward.cases:
-        if service not in chosen:
-            stand_in = last_good.get(service) or stubs.get(service)
-            if stand_in is not None:
-                chosen[service] = stand_in
-    return chosen
+    held = {service for service in ward.cases if service not in rendered or ward.holds(rendered[service])}
+    stand_ins = {service: last_good.get(service) or stubs.get(service) for service in held}
+    return renewed(rendered, held, {service: one for service, one in stand_ins.items() if one is not None})
 
 
 def culprit(path: str, objects: Mapping[str, Object]) -> str | None:

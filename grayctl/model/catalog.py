@@ -1,5 +1,6 @@
 """What Consul (or a catalog file) says: registrations, unjudged, and the whole of them at one time."""
 
+from collections.abc import Mapping
 from enum import StrEnum
 
 import msgspec
@@ -91,6 +92,6 @@ class Catalog(msgspec.Struct, frozen=True, kw_only=True):
         kv: for each watched prefix (`releases`, `freeze`, ...) its entries, sorted by key.
     """
 
-    services: dict[str, tuple[Registration, ...]] = {}
+    services: Mapping[str, tuple[Registration, ...]] = {}
     names: dict[str, tuple[str, ...]] = {}
     kv: dict[str, tuple[Entry, ...]] = {}

@@ -1,5 +1,6 @@
 """What stands on disk: objects, the files of a generation, its manifest."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
@@ -55,7 +56,7 @@ class FileSet:
         digest: SHA-256 over all of it, 16 hex digits: two file sets with one digest serve alike.
     """
 
-    objects: dict[str, Object]
+    objects: Mapping[str, Object]
     http: str
     stream: str
     digest: str
@@ -78,7 +79,7 @@ class Manifest(msgspec.Struct, frozen=True, kw_only=True):
 
     number: int
     digest: str
-    objects: dict[str, str] = {}
+    objects: Mapping[str, str] = {}
     snippets: str = ""
     files: dict[str, str] = {}
     created: float = 0.0

@@ -3,6 +3,7 @@
 The tables are those of `grayctl.model.tables`. A service without a Release is one upstream and one Constant.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import IntEnum, StrEnum
 
@@ -165,7 +166,7 @@ class Plan:
         given: what it was made of, for whoever made it: the next Plan takes over what still holds.
     """
 
-    services: dict[str, ServicePlan]
+    services: Mapping[str, ServicePlan]
     refused: dict[str, str]
     given: object = field(default=None, compare=False, repr=False)
 

@@ -41,17 +41,24 @@ class Worker:
     suspended: bool = False
 
 
-def find_master(facts: Facts) -> Master | None:
-    """The running master of this nginx: by pid file, proven by executable, command line and start time."""
+def find_master(facts: Facts, proven: Master | None = None) -> Master | None:
+    """The running master of this nginx: by pid file, proven by executable, command line and start time.
+
+    Args:
+        facts: of this nginx.
+        proven: found earlier with these very facts; the same process need not be proven again.
+    """
     try:
         pid = int(facts.pid_file.read_text(encoding="ascii").strip())
     except (OSError, ValueError):
         return None
     start = start_time(pid)
-    if start is None or not _is_ours(pid, facts):
+    if start is None:
         return None
     found = Master(pid, start)
-    return found if is_alive(found) else None  # what was judged is what had this start time
+    if found == proven:
+        return found
+    return found if _is_ours(pid, facts) and is_alive(found) else None  # what was judged is what had this start time
 
 
 def hidden_master(pid_file: Path) -> int | None:

@@ -85,6 +85,7 @@ class Site:
         self._namespace = namespace_allowed()
         self._again_at = 0.0
         self._again = _AGAIN
+        self._judged: Facts | None = None  # by which `master` was proven
 
     def reconfigure(self, settings: NginxSettings, reload: ReloadSettings, facts: Facts) -> None:
         """Use other settings from now on."""
@@ -114,7 +115,8 @@ class Site:
 
     def look(self) -> Master | None:
         """Find the master now. One whose pid file was moved or lost still counts as long as it lives."""
-        found = find_master(self.facts)
+        found = find_master(self.facts, self.master if self._judged is self.facts else None)
+        self._judged = self.facts
         if found is not None or self.master is None or not is_alive(self.master):
             self.master = found
         return self.master

@@ -7,6 +7,7 @@ it may anything that survives a crash refer to the generation.
 
 import shutil
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -37,11 +38,11 @@ class Contents:
     shas: Mapping[str, str] = field(default_factory=dict)
     snippets: str = ""
 
-    def stale(self, objects: Mapping[str, Object]) -> set[str]:
+    def stale(self, objects: Mapping[str, Object]) -> AbstractSet[str]:
         """The services whose object is not the very one that is in here."""
         return differing(objects, self.objects)
 
-    def renewed(self, objects: Mapping[str, Object], stale: set[str]) -> "Contents":
+    def renewed(self, objects: Mapping[str, Object], stale: AbstractSet[str]) -> "Contents":
         """The same of `objects`; only what is `stale` is made anew."""
         fresh = {service: objects[service] for service in stale if service in objects}
         shas = {service: content_sha(one.snippet) for service, one in fresh.items()}

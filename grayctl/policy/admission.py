@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Catalog, Health, Registration
-from grayctl.model.identity import differing, renewed
+from grayctl.model.identity import Renewed, differing, renewed
 from grayctl.model.naming import VERSION_RULE, is_version
 from grayctl.model.plan import FieldFault, Finding, Server
 from grayctl.model.tokens import Address
@@ -88,13 +88,13 @@ class Presence:
     """
 
     catalog: Catalog
-    addresses: dict[str, frozenset[Address]]
+    addresses: Mapping[str, frozenset[Address]]
 
     @classmethod
     def of(cls, catalog: Catalog, before: "Presence | None" = None) -> "Presence":
         """Look at a catalog; `before` spares what did not change since."""
         services, names = catalog.services, catalog.names
-        known = before if before is not None and before.catalog.names == names else cls(Catalog(), {})
+        known = before if before is not None and before.catalog.names == names else cls(Catalog(), Renewed())
         stale = differing(services, known.catalog.services)
         made = {name: present(services[name], names) for name in stale if name in services}
         return cls(catalog, renewed(known.addresses, stale, made))

@@ -77,12 +77,14 @@ class Guard:
         due: the services that time alone may change, or that were not learnt yet; all others are at rest until
             another object says who is present, or who serves.
         learnt: who served when it was last learnt.
+        seen: who was present when it last judged.
     """
 
     sights: Mapping[str, Sight] = field(default_factory=dict)
     hold: Hold | None = None
     due: frozenset[str] = frozenset()
     learnt: Mapping[str, tuple[Server, ...]] = field(default_factory=dict)
+    seen: Mapping[str, frozenset[Address]] = field(default_factory=dict)
 
     @classmethod
     def after_start(cls, known: Mapping[str, tuple[Server, ...]], now: float) -> "Guard":
@@ -109,13 +111,13 @@ class Guard:
         """
         # what a hold holds on to does not grow old
         horizon = (self.hold.since if self.hold else now) - settings.window
-        due = self._due(present)
+        due = self.due | differing(present, self.seen)
         seen = {
             service: _seen(self.sights.get(service, Sight()), present.get(service, frozenset()), now, horizon)
             for service in due
         }
         sights = renewed(self.sights, due, seen)
-        looked = replace(self, sights=sights, hold=None, due=due)
+        looked = replace(self, sights=sights, hold=None, due=due, seen=present)
         lost = sum(sight.lost for sight in seen.values())
         if lost == 0:
             return looked
@@ -129,17 +131,6 @@ class Guard:
         held = replace(looked, hold=hold)
         return held if now < hold.until else held.accept(now)
 
-    def _due(self, present: Mapping[str, frozenset[Address]]) -> frozenset[str]:
-        """Whom to look at: those that are due, and those whose addresses are not the very object of last time."""
-        sights = self.sights
-        changed = {
-            service
-            for service, found in present.items()
-            if (sight := sights.get(service)) is None or sight.present is not found
-        }
-        gone = (service for service in sights.keys() - present.keys() if sights[service].present)
-        return self.due.union(changed, gone)
-
     def accept(self, now: float) -> "Guard":
         """Believe it: what is absent now was never there."""
         return Guard(
@@ -152,6 +143,7 @@ class Guard:
                 for service, sight in self.sights.items()
             },
             due=frozenset(self.sights),
+            seen=self.seen,
         )
 
     def kept(self) -> dict[str, tuple[Server, ...]]:
@@ -186,8 +178,7 @@ class Guard:
 
     def forget(self, service: str) -> "Guard":
         """A service that is published no more."""
-        kept = {name: sight for name, sight in self.sights.items() if name != service}
-        return replace(self, sights=kept, due=self.due - {service})
+        return replace(self, sights=renewed(self.sights, {service}, {}), due=self.due - {service}, seen={})
 
 
 def _seen(sight: Sight, present: frozenset[Address], now: float, horizon: float) -> Sight:

@@ -5,10 +5,11 @@ A service without a Release is one upstream of its healthy instances with their 
 """
 
 from collections.abc import Iterable, Mapping
+from collections.abc import Set as AbstractSet
 from dataclasses import dataclass
 
 from grayctl.model.catalog import Catalog
-from grayctl.model.identity import differing
+from grayctl.model.identity import Renewed, differing, kept, renewed
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Known,
@@ -106,14 +107,15 @@ def resolve(
         A plan for every service, or the reason why one cannot have any (an id taken by another, a name too long).
     """
     given = Given(catalog, known, settings, limits, guarded or {}, standing)
-    earlier = before.services if before else {}
+    earlier: Mapping[str, ServicePlan] = before.services if before else Renewed()
     stale = given.stale(before.given) if before and isinstance(before.given, Given) else None
     # nobody came or went and all had a plan: so each id belongs to whom it belonged
     settled = stale is not None and before is not None and not before.refused and _all_stay(stale, earlier, given)
-    services: dict[str, ServicePlan] = {**earlier} if settled else {}
+    candidates = stale if settled and stale is not None else catalog.services.keys() | known.keys()
+    services: dict[str, ServicePlan] = {}
     owner = {} if settled else {one.id: service for service, one in sorted(known.items())}
     refused: dict[str, str] = {}
-    for service in sorted(stale if settled and stale is not None else catalog.services.keys() | known.keys()):
+    for service in sorted(candidates):
         identity = service_id(service)
         first = owner.setdefault(identity, service)
         if first != service:
@@ -123,19 +125,18 @@ def resolve(
         elif stale is not None and service not in stale and service in earlier:
             services[service] = earlier[service]
         else:
-            last = earlier.get(service)
             try:
-                plan = _plan(service, given, last)
+                plan = _plan(service, given, earlier.get(service))
             except ValueError as error:  # a token that nginx could not take: this service's, and no other's
                 refused[service] = f"its release cannot be written for nginx: {error}"
-                services.pop(service, None)
                 continue
             if (longest := limits.overlong(plan)) is not None:
                 refused[service] = longest
-                services.pop(service, None)
-                continue
-            services[service] = last if last == plan else plan
-    return Plan(services, refused, given)
+            else:
+                services[service] = kept(earlier, service, plan)
+    # whoever was not looked at is as he was
+    gone = candidates if settled else earlier.keys() - services.keys()
+    return Plan(renewed(earlier, gone, services), refused, given)
 
 
 @dataclass(frozen=True, slots=True)
@@ -149,7 +150,7 @@ class Given:
     guarded: Mapping[str, tuple[Server, ...]]
     standing: Standing
 
-    def stale(self, then: "Given") -> set[str] | None:
+    def stale(self, then: "Given") -> AbstractSet[str] | None:
         """The services of which any part is another object than then; None when all are to be planned again."""
         if self.settings is not then.settings or self.limits != then.limits or self.catalog.names != then.catalog.names:
             return None

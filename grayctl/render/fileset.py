@@ -6,14 +6,16 @@ from dataclasses import dataclass
 from itertools import takewhile
 
 import msgspec
+from markupsafe import Markup
 
 from grayctl.errors import TemplateError
 from grayctl.model.generation import GENERATION, STREAM_MARK, FileSet, Object
-from grayctl.model.identity import differing, renewed
+from grayctl.model.identity import Derived, Renewed, differing, kept, renewed
 from grayctl.model.naming import service_slug
 from grayctl.model.plan import Compiled, Known, Plan, Refusal, Server, ServicePlan, Serving, Upstream, refusal_address
 from grayctl.model.release import InForce, Protocol
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
+from grayctl.render.quoting import quote
 from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
 
@@ -85,6 +87,15 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
         )
 
 
+@dataclass(frozen=True, slots=True)
+class Include:
+    """The line that includes a service's object, in the entry file where it belongs; empty in the other."""
+
+    http: str
+    stream: str
+    is_released: bool
+
+
 class Renderer:
     """Renders services one by one and remembers what it rendered, so that one change renders one object."""
 
@@ -92,17 +103,21 @@ class Renderer:
         self._templates = templates
         self._settings = settings
         self._dialect = dialect
-        self._plans: Mapping[str, ServicePlan] = {}
-        self._rendered: dict[str, Object] = {}
-        self._failed: dict[str, TemplateError] = {}
-        self._paths: dict[str, tuple[Object, Path]] = {}
-        self._snippets: tuple[list[str], str] = [], ""
+        self._plans: Mapping[str, ServicePlan] = Renewed()
+        self._rendered: Mapping[str, Object] = Renewed()
+        self._failed: Mapping[str, TemplateError] = Renewed()
+        self._includes = Derived(self._include)
+        self._ordered: tuple[Mapping[str, Include], tuple[dict[str, str], dict[str, str]]] = {}, ({}, {})
+        self._snippets = Derived(_snippet)
+        self._digested: tuple[Mapping[str, str], str] = {}, ""
 
-    def objects(self, plan: Plan) -> tuple[dict[str, Object], dict[str, TemplateError]]:
+    def objects(self, plan: Plan) -> tuple[Mapping[str, Object], Mapping[str, TemplateError]]:
         """The object of every service that renders, and the error of every one that does not."""
         stale = differing(plan.services, self._plans)
         made = {service: self._service(plan.services[service]) for service in stale if service in plan.services}
-        rendered = {service: one for service, one in made.items() if isinstance(one, Object)}
+        rendered = {
+            service: kept(self._rendered, service, one) for service, one in made.items() if isinstance(one, Object)
+        }
         failed = {service: one for service, one in made.items() if isinstance(one, TemplateError)}
         self._plans = plan.services
         self._rendered = renewed(self._rendered, stale, rendered)
@@ -116,17 +131,11 @@ class Renderer:
             TemplateError: when http.conf.j2 or stream.conf.j2 fails: then no generation can be made.
         """
         settings, dialect = self._settings, self._dialect
-        # Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
-        # shifted between come first, so that thousands of others cost them nothing.
-        ordered = dict(sorted(objects.items(), key=lambda one: (not one[1].is_released, one[0])))
-        self._paths = {
-            service: held if (held := self._paths.get(service)) and held[0] is one else (one, self._path(one))
-            for service, one in ordered.items()
-        }
+        http_lines, stream_lines = self._in_order(self._includes.of(objects))
         host, port = listen_address(settings.nginx.marker)
         http = self._templates.render(
             HTTP,
-            objects=[path for one, path in self._paths.values() if not one.is_stream],
+            includes=_written(http_lines),
             marker=Address(host, port),
             # the number is known only when the generation is written, and the digest must not depend on it
             generation=Note(GENERATION),
@@ -137,18 +146,38 @@ class Renderer:
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
-        stream = self._templates.render(STREAM, objects=[path for one, path in self._paths.values() if one.is_stream])
-        return FileSet(ordered, http, stream, _sha([http, stream, self._sha_of_snippets(ordered)]))
+        stream = self._templates.render(STREAM, includes=_written(stream_lines))
+        return FileSet(objects, http, stream, _sha([http, stream, self._sha_of_snippets(objects)]))
 
-    def _sha_of_snippets(self, ordered: Mapping[str, Object]) -> str:
+    def _include(self, one: Object) -> Include:
+        line = f"include {quote(Path(f'{self._settings.state_dir}/objects/{one.filename}'))};\n"
+        return Include("", line, one.is_released) if one.is_stream else Include(line, "", one.is_released)
+
+    def _in_order(self, includes: Mapping[str, Include]) -> tuple[dict[str, str], dict[str, str]]:
+        """The lines of http.conf and of stream.conf: releases first, then by name.
+
+        Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
+        shifted between come first, so that thousands of others cost them nothing.
+        """
+        before, lines = self._ordered
+        stale = differing(includes, before)
+        same_places = all(
+            name in includes and name in before and includes[name].is_released == before[name].is_released
+            for name in stale
+        )
+        fresh = sorted(stale) if same_places else sorted(includes, key=lambda one: (not includes[one].is_released, one))
+        http = {name: includes[name].http for name in fresh}
+        stream = {name: includes[name].stream for name in fresh}
+        lines = (lines[0] | http, lines[1] | stream) if same_places else (http, stream)
+        self._ordered = includes, lines
+        return lines
+
+    def _sha_of_snippets(self, objects: Mapping[str, Object]) -> str:
         """Over all snippets; while each is the very text of last time, as known from then."""
-        snippets = [one.snippet for one in ordered.values()]
-        if snippets != self._snippets[0]:
-            self._snippets = snippets, _sha(snippets)
-        return self._snippets[1]
-
-    def _path(self, one: Object) -> Path:
-        return Path(f"{self._settings.state_dir}/objects/{one.filename}")
+        snippets = self._snippets.of(objects)
+        if snippets is not self._digested[0]:
+            self._digested = snippets, _sha(text for _, text in sorted(snippets.items()))
+        return self._digested[1]
 
     def stub(self, plan: ServicePlan) -> Object:
         """The object of a service that cannot be rendered and never was: with the shipped templates."""
@@ -227,6 +256,15 @@ def in_force_of(objects: Mapping[str, Object]) -> dict[str, InForce]:
     """The policy that each service is served by, as its object tells."""
     headers = {service: read_header(one.content) for service, one in objects.items()}
     return {service: header.in_force for service, header in headers.items() if header and header.in_force}
+
+
+def _snippet(one: Object) -> str:
+    return one.snippet
+
+
+def _written(lines: Mapping[str, str]) -> Markup:
+    """What the renderer wrote itself, of tokens."""
+    return Markup("".join(lines.values()))  # noqa: S704 -- nginx's language, not HTML
 
 
 def _view(upstream: Upstream) -> UpstreamView:

@@ -4,7 +4,7 @@ import asyncio
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ import msgspec
 from grayctl.converge import Converger, Wanted
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.model.generation import FileSet, Manifest
+from grayctl.model.identity import Renewed, renewed
 from grayctl.model.outcome import Applied
 from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
@@ -135,17 +136,19 @@ def converger_without_nginx(folder: Path) -> Converger:
 
 def catalogs(size: int, changes: int) -> Iterator[Catalog]:
     """A catalog, and `changes` more, in each of which one service differs from the one before, as the watcher does."""
-    services = {
-        f"service-{number:05}": tuple(_registration(number, instance, 10) for instance in range(INSTANCES))
-        for number in range(size)
-    }
-    yield Catalog(services=dict(services))
+    services: Mapping[str, tuple[Registration, ...]] = Renewed(
+        {
+            f"service-{number:05}": tuple(_registration(number, instance, 10) for instance in range(INSTANCES))
+            for number in range(size)
+        }
+    )
+    yield Catalog(services=services)
     for change in range(changes):
         number = change * 7919 % size
         one = _registration(number, 0, 11 + change)
         name = f"service-{number:05}"
-        services[name] = (one, *services[name][1:])
-        yield Catalog(services=dict(services))
+        services = renewed(services, {name}, {name: (one, *services[name][1:])})
+        yield Catalog(services=services)
 
 
 def _registration(service: int, instance: int, weight: int) -> Registration:

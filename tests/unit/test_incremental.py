@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 from dataclasses import replace
+from operator import attrgetter
 
 import pytest
 from hypothesis import given
@@ -9,7 +10,7 @@ from hypothesis import strategies as st
 
 from grayctl.model.catalog import Catalog, Health, Registration
 from grayctl.model.generation import FileSet
-from grayctl.model.identity import differing, renewed
+from grayctl.model.identity import Derived, Renewed, differing, renewed
 from grayctl.model.plan import Known, Plan, ServicePlan
 from grayctl.model.tokens import Address
 from grayctl.policy import resolve as resolving
@@ -52,38 +53,43 @@ worlds = st.lists(
 
 
 def catalogs(world: list[tuple[Mapping[str, tuple[int, ...] | None], int]]) -> list[Catalog]:
-    """As the watcher makes them: what did not change is the same object."""
+    """As the watcher makes them: what did not change is the same object, and each is renewed from the one before."""
     kept: dict[tuple[str, tuple[int, ...]], tuple[Registration, ...]] = {}
-    return [
-        Catalog(
-            services={
-                name: kept.setdefault((name, numbers), rows(name, numbers))
-                for name, numbers in sorted(services.items())
-                if numbers is not None
-            },
-            names={"host-0": (f"10.1.0.{host}",), "host-1": ()},
-        )
-        for services, host in world
-    ]
+    found: list[Catalog] = []
+    services: Mapping[str, tuple[Registration, ...]] = Renewed()
+    for numbered, host in world:
+        now = {
+            name: kept.setdefault((name, numbers), rows(name, numbers))
+            for name, numbers in sorted(numbered.items())
+            if numbers is not None
+        }
+        services = renewed(services, differing(now, services), now)
+        assert services == now
+        found.append(Catalog(services=services, names={"host-0": (f"10.1.0.{host}",), "host-1": ()}))
+    return found
 
 
-@given(worlds)
+@given(worlds, st.sets(st.integers(0, 7)))
 def test_every_step_equals_the_same_from_the_beginning(
-    world: list[tuple[Mapping[str, tuple[int, ...] | None], int]],
+    world: list[tuple[Mapping[str, tuple[int, ...] | None], int]], missed: set[int]
 ) -> None:
     templates = Templates()
     renderer = Renderer(templates, SETTINGS, Dialect())
     presence: Presence | None = None
     plan: Plan | None = None
-    known: dict[str, Known] = {}
-    for catalog in catalogs(world):
+    known: Mapping[str, Known] = Renewed()
+    for number, catalog in enumerate(catalogs(world)):
+        if number in missed:
+            continue
         presence = Presence.of(catalog, presence)
         assert presence.addresses == {name: present(found, catalog.names) for name, found in catalog.services.items()}
         plan = resolve(catalog, known, SETTINGS, Limits(), plan)
         anew = resolve(catalog, dict(known), SETTINGS, Limits())
         assert plan == anew
         assert files(renderer, plan) == files(Renderer(templates, SETTINGS, Dialect()), anew)
-        known = {name: Known(one.id, one.known) for name, one in plan.services.items()}
+        now = {name: Known(one.id, one.known) for name, one in plan.services.items()}
+        stale = {name for name in known.keys() | now.keys() if known.get(name) != now.get(name)}
+        known = renewed(known, stale, {name: now[name] for name in stale if name in now})
 
 
 def files(renderer: Renderer, plan: Plan) -> FileSet:
@@ -111,13 +117,16 @@ def test_a_guard_that_skips_who_is_at_rest_holds_what_one_that_looks_at_all_hold
     now = 0.0
     presence: Presence | None = None
     plan: Plan | None = None
+    services: Mapping[str, tuple[Registration, ...]] = Renewed()
+    serving = Derived(attrgetter("known"))
     for after, counts, what in steps:
         now += after
         found = {
             name: catalogs.setdefault((name, count), rows(name, tuple(range(min(count, 10)))))
             for name, count in counts.items()
         }
-        catalog = Catalog(services=found)
+        services = renewed(services, differing(found, services), found)
+        catalog = Catalog(services=services)
         presence = Presence.of(catalog, presence)
         fresh = {name: present(one, {}) for name, one in found.items()}
         lazy, thorough = lazy.judge(presence.addresses, settings, now), all_due(thorough).judge(fresh, settings, now)
@@ -125,8 +134,8 @@ def test_a_guard_that_skips_who_is_at_rest_holds_what_one_that_looks_at_all_hold
             lazy, thorough = lazy.accept(now), thorough.accept(now)
         assert (lazy.hold, lazy.kept()) == (thorough.hold, thorough.kept())
         plan = resolve(catalog, {}, SETTINGS, Limits(), plan, guarded=lazy.kept())
+        lazy = lazy.learn(serving.of(plan.services), settings, now)
         healthy = {name: one.known for name, one in plan.services.items()}
-        lazy = lazy.learn(healthy, settings, now)
         thorough = all_due(thorough).learn(healthy, settings, now)
         assert lazy.sights == thorough.sights
         if what == "forget":
@@ -176,4 +185,35 @@ def test_differing_names_what_is_new_gone_or_another_object() -> None:
     assert differing({"a": one, "d": one, "c": one}, then) == {"b", "d"}
     assert differing({"a": one, "c": one}, then) == {"b"}
     assert differing({}, then) == {"a", "b", "c"}
+    assert dict(renewed(then, {"b"}, {})) == {"a": one, "c": one}
     assert list(renewed(then, {"a", "b", "d"}, {"a": two, "d": two}).items()) == [("a", two), ("c", one), ("d", two)]
+
+
+def test_a_renewed_mapping_knows_what_it_renewed_and_nothing_of_what_came_before() -> None:
+    one, two, three = (Address("10.0.0.1", port) for port in (1, 2, 3))
+    first: Mapping[str, Address] = renewed({}, set(), {"a": one, "b": one})
+    second = renewed(first, {"a", "b", "d"}, {"a": two, "b": one})
+    assert differing(second, first) == {"a"}, "b is the same object still, d was never there"
+    third = renewed(second, {"b"}, {"c": three})
+    assert differing(third, second) == {"b", "c"}
+    assert differing(third, first) == {"a", "b", "c"}
+    assert differing(first, third) == {"a", "b", "c"}
+    assert renewed(third, {"x"}, {"c": three}) is third
+
+
+def test_a_derived_mapping_is_made_anew_where_its_source_differs() -> None:
+    made: list[int] = []
+
+    def make(number: int) -> str:
+        made.append(number)
+        return str(number % 10)
+
+    derived = Derived(make)
+    source: Mapping[str, int] = renewed({}, set(), {"a": 1001, "b": 1002})
+    first = derived.of(source)
+    assert (first, made) == ({"a": "1", "b": "2"}, [1001, 1002])
+    made.clear()
+    second = derived.of(renewed(source, {"b"}, {"b": 1012}))
+    assert second is first, "what comes out equal is the very mapping of last time"
+    assert made == [1012]
+    assert derived.of({"b": 7}) == {"b": "7"}

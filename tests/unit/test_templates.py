@@ -137,7 +137,7 @@ def test_a_mistake_in_an_included_file_is_named_where_it_stands(
         ("{% for one in upstreams %}{{ loop.index }}{% endfor %}", "1"),
         ("{% set x %}a{% endset %}{{ x }}", "a"),
         ('{% extends "base.j2" %}{% block a %}{{ service }}{% endblock %}', "-shop-"),
-        ('{% set objects = [] %}{% include "stream.conf.j2" %}.', "."),
+        ('{% set includes = 0 %}{% include "stream.conf.j2" %}.', "0."),
     ],
 )
 def test_macros_includes_and_blocks_work(tmp_path: Path, text: str, written: str) -> None:
@@ -211,8 +211,7 @@ def test_one_change_renders_one_object() -> None:
 def test_the_order_of_objects_never_shows_and_a_snippet_is_part_of_the_digest(tmp_path: Path) -> None:
     renderer = Renderer(Templates(), Settings(), Dialect())
     objects, _ = renderer.objects(PLAN)
-    backwards = dict(reversed(objects.items()))
+    backwards = dict(reversed(list(objects.items())))
     assert renderer.file_set(backwards) == renderer.file_set(objects)
-    assert list(renderer.file_set(backwards).objects) == ["other", "shop"]
     own = Renderer(override(tmp_path, "snippet.conf.j2", "# mine\n"), Settings(), Dialect())
     assert own.file_set(own.objects(PLAN)[0]).digest != renderer.file_set(objects).digest
