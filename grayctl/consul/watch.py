@@ -4,7 +4,7 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable
+from collections.abc import Callable, Collection, Iterable, Mapping
 from functools import partial
 from typing import Any
 
@@ -29,6 +29,7 @@ from grayctl.consul.selection import (
 from grayctl.consul.wake import Nobody, Wake, WatchObserver, WatchState
 from grayctl.errors import ConsulError
 from grayctl.model.catalog import Catalog, Entry, Registration
+from grayctl.model.identity import Renewed, renewed
 from grayctl.settings import Settings
 
 Service = Poll[tuple[Registration, ...]]
@@ -88,7 +89,7 @@ class Watcher:
         self._began = clock()
         self._awaited: list[Poll[Any]] = [self._discovery, *self._kv.values()]
         self._complete = False
-        self._published: dict[str, tuple[Registration, ...]] = {}
+        self._published: Mapping[str, tuple[Registration, ...]] = Renewed()
 
     @property
     def state(self) -> WatchState:
@@ -282,25 +283,14 @@ class Watcher:
         self._publish(wake)
 
     def _catalog(self, changed: frozenset[str]) -> Catalog:
-        names = [name for name in changed if not name.startswith("kv:")]
-        if names:
-            self._published = self._renewed(names)
+        found = ((name, self._services.get(name)) for name in changed)
+        made = {name: poll.memory.value or () for name, poll in found if poll is not None and poll.memory.known}
+        self._published = renewed(self._published, changed, made)
         return Catalog(
             services=self._published,
             names=self._resolver.answers,
             kv={name: poll.memory.value or () for name, poll in self._kv.items()},
         )
-
-    def _renewed(self, names: Iterable[str]) -> dict[str, tuple[Registration, ...]]:
-        """What is published of the services, in the order of their names, made anew for these alone."""
-        services, count = self._published.copy(), len(self._published)
-        for name in names:
-            poll = self._services.get(name)
-            if poll is not None and poll.memory.known:
-                services[name] = poll.memory.value or ()
-            elif services.pop(name, None) is not None:
-                count -= 1
-        return dict(sorted(services.items())) if len(services) > count else services
 
     # ------------------------------------------------------------ beside the long polls
 
