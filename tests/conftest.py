@@ -3,6 +3,7 @@
 import os
 
 import pytest
+from hypothesis import settings
 
 from tests.support.process import SCRUBBED
 
@@ -14,6 +15,10 @@ pytest_plugins = [
     "tests.support.disk",
     "tests.support.advised",
 ]
+
+# no test judges by time, and a busy machine is no failure
+settings.register_profile("grayctl", deadline=None)
+settings.load_profile("grayctl")
 
 
 @pytest.fixture(autouse=True)
