@@ -374,6 +374,7 @@ class Daemon:
             labels=self._settings.labels,
             policy_keys=tuple(sorted(known_keys())),
             drained=self._applier.drained,
+            kept=parts.converger.standing.kept if parts else (),
             old_workers=parts.site.crew()[1] if parts else 0,
         )
 

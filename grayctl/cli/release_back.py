@@ -68,7 +68,7 @@ def delete(ctx: click.Context, service: str, reason: str, yes: bool, as_json: bo
     """End the release of SERVICE: all its healthy instances share the requests by their weights.
 
     The history stays, and `grayctl release rollback` brings a policy back. Deleting the key by hand ends nothing:
-    what was in force would stay.
+    what was in force stays, as it does when Consul loses its state, until this command ends it.
 
     Example: grayctl release delete shop --reason 'one version only'
     """
@@ -81,14 +81,18 @@ def delete(ctx: click.Context, service: str, reason: str, yes: bool, as_json: bo
         seen_of,
         show,
         tell,
+        with_notes,
     )
 
     demand_answer(yes=yes, as_json=as_json)
     settings = settings_of(ctx)
-    stored, catalog, _ = seen_of(settings, [service])
-    if stored[service].nothing:
+    stored, catalog, nodes = seen_of(settings, [service])
+    keepers = [one.report.node for one in nodes if service in one.report.kept]
+    if stored[service].nothing and not keepers:
         raise GrayctlError(f"{service} has no release. See `grayctl release list`")
     proposal = propose_end(stored[service])
+    if keepers:
+        proposal = with_notes(proposal, [f"Consul holds no policy; {', '.join(keepers)} keep what was in force"])
     if not as_json:
         show(proposal, nginx_difference(settings, catalog, proposal))
     confirm(f"End the release of {service}?", yes=yes)

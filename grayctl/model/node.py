@@ -18,6 +18,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
         labels: from the settings.
         policy_keys: the keys of a policy that it understands, sorted; empty for a grayctl that knows no releases.
         drained: ids of the drained instances that what stands is without, by service.
+        kept: services whose release it keeps although Consul holds it no more, and nobody ended it.
         old_workers: workers of earlier generations that still finish.
     """
 
@@ -33,6 +34,7 @@ class NodeReport(msgspec.Struct, frozen=True, kw_only=True):
     labels: dict[str, str] = {}
     policy_keys: tuple[str, ...] = ()
     drained: dict[str, tuple[str, ...]] = {}
+    kept: tuple[str, ...] = ()
     old_workers: int = 0
 
 

@@ -47,6 +47,7 @@ class Standing:
         unled: policies that wait for their live record.
         drained: ids of the instances that people took out, by service.
         staged: by service, one line: for whom another policy is staged, and whether this node follows it.
+        kept: services whose policy is gone from Consul, and that nobody ended: what was in force stays.
     """
 
     in_force: dict[str, InForce]
@@ -55,6 +56,7 @@ class Standing:
     unled: tuple[Unled, ...]
     drained: Mapping[str, frozenset[str]] = field(default_factory=dict)
     staged: Mapping[str, str] = field(default_factory=dict)
+    kept: tuple[str, ...] = ()
 
 
 NO_RELEASES = Standing({}, {}, {}, ())
@@ -116,17 +118,20 @@ class Policies:
             else:
                 problems[service] = str(found)
         notes: dict[str, str] = {}
+        bereft: dict[str, InForce] = {}
         if here:
             entries = _by_name(kv.get("staged", ()))
             followed = self._judge_staged(entries, policies, here, problems, notes)
-            self._staged = followed | self._bereft(entries, policies, lives, problems)
+            bereft = self._bereft(entries, policies, lives, problems)
+            self._staged = followed | bereft
             self._before = {}
         used = {entry.key for name in ("releases", "staged") for entry in kv.get(name, ())}
         self._read = {key: one for key, one in self._read.items() if key in used}
         out, unreadable = drained(kv.get("drains", ()))
         problems.update({service: why for service, why in unreadable.items() if service not in problems})
+        kept = tuple(sorted((self._in_force.keys() | bereft.keys()) - policies.keys()))
         in_force = self._in_force | self._staged
-        return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out, notes)
+        return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out, notes, kept)
 
     def _judge(
         self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None

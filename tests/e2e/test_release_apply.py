@@ -144,6 +144,19 @@ def test_a_release_that_is_deleted_ends_and_comes_back_by_a_rollback(shop: Edge)
     ]
 
 
+def test_a_release_that_consul_lost_ends_by_the_command_that_status_advises(shop: Edge) -> None:
+    apply(shop, "stable: v1\ntraffic: {v2: 100}")
+    for name in ("releases", "live", "history", "audit"):
+        shop.consul.call("DELETE", f"/v1/kv/{shop.folder.name}/{name}/?recurse")
+    wait_until(lambda: "grayctl release delete shop" in shop.cli("status").stdout, "status says it and what to do")
+    assert who(shop, "ann") == "v2 traffic", "what was in force stays"
+    wait_until(lambda: shop.cli("release", "delete", "shop", "--yes").returncode == 0, "the node has reported it")
+    wait_until(lambda: not release(shop), "no release is in force")
+    wait_until(lambda: shop.serves("v1", "v2", "v3"), "all instances share the requests")
+    assert "release delete" not in shop.cli("status").stdout
+    wait_until(lambda: "has no release" in shop.cli("release", "delete", "shop", "--yes").stderr, "nothing is left")
+
+
 def test_a_policy_that_is_refused_changes_nothing(shop: Edge) -> None:
     generation = shop.generation()
     done = shop.cli("release", "apply", policy(shop, "stable: v1\ntraffic: {v2: 101}"), "--yes")

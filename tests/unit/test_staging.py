@@ -180,6 +180,7 @@ def test_what_was_staged_gives_way_only_to_a_release(
     found = judge(policies, then)
     assert found.in_force["shop"].release.shares == shares
     assert ("shop" in found.problems) == (then is not GENERAL_KV)
+    assert (found.kept == ("shop",)) == ("releases" not in then)
     again = judge(policies, first | STAGED_KV)
     assert again.in_force["shop"].release.shares == STAGED_SHARES, "it is back"
 
@@ -188,7 +189,7 @@ def test_what_was_staged_goes_where_there_is_no_release_when_that_is_meant() -> 
     policies = Policies({})
     assert not judge(policies, STAGED_KV).problems
     found = judge(policies, ENDED_KV)
-    assert (found.in_force, found.problems) == ({}, {})
+    assert (found.in_force, found.problems, found.kept) == ({}, {}, ())
 
 
 def test_a_restart_changes_nothing_where_what_is_staged_is_broken() -> None:
