@@ -19,7 +19,7 @@ from grayctl.metrics import Metrics, outcome_name
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.model.plan import Plan
 from grayctl.pace import Pace
-from grayctl.policy.standing import Unled
+from grayctl.policy.standing import Unled, written
 from grayctl.quarantine import Ward
 from grayctl.report import fields, held_by, summary
 from grayctl.settings import ReloadSettings
@@ -290,15 +290,15 @@ class Applier:
         plan = self.parts.converger.plan if self.parts else None
         if plan is None or self.catalog is None or not isinstance(self.last, Applied | Unchanged):
             return
-        indexes = {one.key.rpartition("/")[2]: one.modify_index for one in self.catalog.kv.get("releases", ())}
         served = {
             name: one.compiled.in_force.live.revision
             for name, one in plan.services.items()
             if one.compiled and one.compiled.in_force.live.revision and name not in self.ward.cases
         }
-        for service, revision in served.items():
-            if self._released.get(service) != revision:
-                self._log.info("release_served", service=service, revision=revision, index=indexes.get(service))
+        new = {service: revision for service, revision in served.items() if self._released.get(service) != revision}
+        indexes = written(self.catalog.kv, new) if new else {}
+        for service, revision in new.items():
+            self._log.info("release_served", service=service, revision=revision, index=indexes.get(service))
         for service in self._released.keys() - served.keys():
             self._log.info("release_left", service=service)
         self._released = served

@@ -30,16 +30,20 @@ async def read_catalog(client: ConsulClient, settings: Settings, resolver: Resol
 
     listed = await ask(client.services)
     names = sorted(wanted_services(listed.value, settings.watch))
+    # before the others: what is not staged here any more has become the release that is read then
+    staged = await ask(partial(client.kv, kv_query(prefix, "staged")))
+    others = [name for name in KV_NAMES if name != "staged"]
     try:
         async with asyncio.TaskGroup() as group:
             health = {name: group.create_task(ask(partial(client.health, name))) for name in names}
-            pairs = {name: group.create_task(ask(partial(client.kv, kv_query(prefix, name)))) for name in KV_NAMES}
+            pairs = {name: group.create_task(ask(partial(client.kv, kv_query(prefix, name)))) for name in others}
     except ExceptionGroup as failed:
         raise failed.exceptions[0] from None  # one fault says it all; the other reads were cancelled
     services = {name: task.result().value for name, task in health.items()}
+    replies = {"staged": staged} | {name: task.result() for name, task in pairs.items()}
     await resolver.ensure(host_names(one for found in services.values() for one in found))
     return Catalog(
         services=services,
         names=resolver.answers,
-        kv={name: kv_entries(prefix, name, task.result().value) for name, task in pairs.items()},
+        kv={name: kv_entries(prefix, name, reply.value) for name, reply in replies.items()},
     )

@@ -147,9 +147,13 @@ class Watcher:
         )
 
     async def _before_unstaging(self, entries: tuple[Entry, ...]) -> None:
-        """What is staged no more may have become the release, in one transaction: the release is published first."""
-        staged = {entry.key for entry in self._kv["staged"].memory.value or ()}
-        if not staged <= {entry.key for entry in entries}:
+        """What is staged no more may have become the release, in one transaction: the release is published first.
+
+        At first nobody knows what was staged.
+        """
+        memory = self._kv["staged"].memory
+        staged = {entry.key for entry in memory.value or ()}
+        if not memory.known or not staged <= {entry.key for entry in entries}:
             for name in ("releases", "live"):
                 await self._kv[name].catch_up()
 

@@ -233,5 +233,18 @@ class Policies:
         return {name: one for name, (_, one) in kept.items()}
 
 
+def written(kv: Mapping[str, tuple[Entry, ...]], revisions: Mapping[str, str]) -> dict[str, int]:
+    """Service -> the index of the key that holds this revision of its policy: the release, or what is staged."""
+    found: dict[str, int] = {}
+    for service, entry in _by_name(kv.get("staged", ())).items():
+        staged = decode_staged(entry.key, entry.value) if service in revisions else None
+        if isinstance(staged, Staged) and staged.live.revision == revisions[service]:
+            found[service] = entry.modify_index
+    for service, entry in _by_name(kv.get("releases", ())).items():
+        if service in revisions and revision_of(entry.value) == revisions[service]:
+            found[service] = entry.modify_index
+    return found
+
+
 def _by_name(entries: Iterable[Entry]) -> dict[str, Entry]:
     return {entry.key.rpartition("/")[2]: entry for entry in entries}

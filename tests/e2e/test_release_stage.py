@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from grayctl.policy.live import revision_of
 from tests.support.consul import Consul
 from tests.support.edge import Edge
 from tests.support.nginx import Nginx
@@ -53,6 +54,11 @@ def stored(edge: Edge, name: str) -> Any:
     return edge.consul.get(f"{edge.folder.name}/{name}/shop")
 
 
+def index(edge: Edge, name: str) -> int:
+    (found,) = edge.consul.call("GET", f"/v1/kv/{edge.folder.name}/{name}/shop")
+    return int(found["ModifyIndex"])
+
+
 def acts(edge: Edge) -> list[str]:
     return [one["action"] for one in json.loads(edge.cli("audit", "shop", "--json").stdout)]
 
@@ -66,6 +72,8 @@ def test_only_the_nodes_in_scope_follow_and_a_discard_takes_it_back(staging: Edg
     done(staging, "apply", file, "--scope", "labels.env=staging", "--yes", "--reason", "try")
     wait_until(lambda: staging.serves("v2"), "the node in scope serves v2")
     assert stored(staging, "releases") == STABLE.encode(), "all others follow what they followed"
+    told = staging.events("release_served")[-1]
+    assert (told["revision"], told["index"]) == (revision_of(V2.encode()), index(staging, "staged"))
     (row,) = json.loads(done(staging, "list", "--json"))
     assert (row["traffic"], row["note"]) == ("-", "another is staged for labels.env=staging")
 
