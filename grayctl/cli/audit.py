@@ -24,7 +24,7 @@ def audit(ctx: click.Context, service: str, as_json: bool) -> None:
     print_table(
         ["WHEN", "SERVICE", "WHAT", "VERSION", "WHO", "TRACE", "WHY"],
         [
-            [when(act.time), one.service, str(one.action), str(one.number), act.author, act.trace_id, act.reason]
+            [when(act.time), one.service, str(one.action), str(one.number or "-"), act.author, act.trace_id, act.reason]
             for one in entries
             for act in (one.act,)
         ],

@@ -80,8 +80,6 @@ def apply(  # noqa: PLR0917 -- click passes options so
     same = [one.service for one in proposals if one.nothing_new]
     proposals = [one for one in proposals if not one.nothing_new]
     if not as_json:
-        for service in same:
-            click.echo(f"{service}: stands like this already")
         for one in proposals:
             show(one, nginx_difference(settings, catalog, one))
     parts = portions([one.change for one in proposals])

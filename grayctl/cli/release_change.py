@@ -243,6 +243,8 @@ def tell(done: Done, proposals: Sequence[Proposal], *, same: Sequence[str] = (),
         ]
         print_json({"releases": releases, "unchanged": same, "conflict": done.conflict, "trace_id": done.trace_id})
     else:
+        for service in same:
+            click.echo(f"{service}: stands like this already")
         for one in proposals:
             if one.service in written:
                 what = one.revision or "the release has ended"

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from grayctl.consul.client import ConsulClient
     from grayctl.consul.releases import Stored
     from grayctl.model.catalog import Entry
+    from grayctl.model.history import AuditEntry
     from grayctl.model.release import Live
     from grayctl.policy.live import Ended, Unreadable
 
@@ -29,15 +30,17 @@ def get(ctx: click.Context, service: str, staged: bool, as_json: bool) -> None:
       grayctl release get shop > shop.yaml
       grayctl release get shop --staged
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
-    from grayctl.consul.releases import get_release
+    from grayctl.consul.releases import STAGED, audit, get_release
     from grayctl.consul.staged import get_staged
 
-    async def look(client: "ConsulClient") -> "tuple[Stored, Entry | None]":
-        return await get_release(client, service), await get_staged(client, service)
+    async def look(client: "ConsulClient") -> "tuple[Stored, Entry | None, list[AuditEntry]]":
+        stored, entry = await get_release(client, service), await get_staged(client, service)
+        acts = await audit(client, service) if staged else ()
+        return stored, entry, [one for one in acts if one.action in STAGED]
 
-    stored, entry = asked(settings_of(ctx), look)
+    stored, entry, acts = asked(settings_of(ctx), look)
     if staged:
-        _print_staged(service, entry, as_json=as_json)
+        _print_staged(service, entry, acts[-1:], as_json=as_json)
         return
     note = f"{_staged_note(entry)}: `grayctl release get {service} --staged`" if entry else ""
     if stored.policy is None:
@@ -51,7 +54,7 @@ def get(ctx: click.Context, service: str, staged: bool, as_json: bool) -> None:
             click.echo(f"note: {note}", err=True)
 
 
-def _print_staged(service: str, entry: "Entry | None", *, as_json: bool) -> None:
+def _print_staged(service: str, entry: "Entry | None", acts: "list[AuditEntry]", *, as_json: bool) -> None:
     from grayctl.policy.live import Unreadable
     from grayctl.policy.staging import decode_staged
 
@@ -62,9 +65,15 @@ def _print_staged(service: str, entry: "Entry | None", *, as_json: bool) -> None
         raise GrayctlError(found.reason)
     if as_json:
         scope = {"scope": found.scope.text, "labels": found.scope.labels, "share": found.scope.share}
-        print_json({"service": service, **scope, "policy": found.text.decode(), "live": found.live})
-    else:
-        _print_text(found.text)
+        last = {"version": acts[0].number, "act": acts[0].act} if acts else {}
+        print_json({"service": service, **scope, **last, "policy": found.text.decode(), "live": found.live})
+        return
+    _print_text(found.text)
+    note = f"note: staged for {found.scope.text}"
+    for one in acts:
+        why = f": {one.act.reason}" if one.act.reason else ""
+        note += f", version {one.number}, by {one.act.author} at {when(one.act.time)}{why}"
+    click.echo(note, err=True)
 
 
 def _print_text(text: bytes) -> None:

@@ -2,7 +2,7 @@
 
     releases/<service>          the policy, as people wrote it
     live/<service>              what is in force; after a deletion that the release was ended
-    history/<service>/<number>  each text that the policy had; the last 50
+    history/<service>/<number>  each text that the policy had, or that was staged; the last 50
     audit/<service>/<time>-...  each act; 90 days
 
 Everything is check-and-set against what was read, so of two writers at once one wins and the other is told. A policy
@@ -29,6 +29,7 @@ from grayctl.policy.document import LARGEST
 from grayctl.policy.live import Ended, decode_live, encode_ended, encode_live, revision_of
 
 T = TypeVar("T")
+STAGED = frozenset({Action.STAGE, Action.WIDEN})  # what is in the history, and was not in force everywhere
 KEPT_VERSIONS = 50
 KEPT_ACTS = 90 * 24 * 3600.0  # seconds
 _PRUNED = 8  # old entries that one change removes at most, so that a wrong clock cannot empty the audit
@@ -186,14 +187,16 @@ async def write_releases(
     written: list[int] = []
     for change in changes:
         numbers = await _numbers(client, change.seen.service)
+        last = numbers[-1] if numbers else 0
         newest = await _newest(client, change.seen.service, numbers)
         if _replaces_an_edit(change, newest):
-            newest = _edited(change.seen, newest.number + 1, act)
+            newest = _edited(change.seen, last + 1, act)
+            last = newest.number
             stale = await client.transact(_keep(client, change.seen, newest))
             if stale:
                 return Conflict(stale)
         revision = revision_of(change.text) if change.text is not None else ""
-        number = newest.number if revision == newest.revision else newest.number + 1
+        number = newest.number if revision == newest.revision else last + 1
         mine = Version(number=number, action=change.action, revision=revision, text=_text(change.text), act=act)
         needed += _change(client, change)
         needed += _record(client, change.seen.service, mine, known=number == newest.number)
@@ -269,11 +272,30 @@ async def _numbers(client: ConsulClient, service: str) -> list[int]:
 
 
 async def _newest(client: ConsulClient, service: str, numbers: list[int]) -> Version:
-    """The newest version; without any, the number 0 of a policy that is not there."""
-    number = numbers[-1] if numbers else 0
+    """The newest version that was in force, not staged; without any, the number 0 of a policy that is not there."""
+    for number in reversed(numbers):
+        found = await version(client, service, number)
+        if found is not None and found.action not in STAGED:
+            return found
     nothing = Act(author="", reason="", trace_id="", time=0)
-    found = await version(client, service, number) if number else None
-    return found or Version(number=number, action=Action.DELETE, revision="", text="", act=nothing)
+    return Version(number=0, action=Action.DELETE, revision="", text="", act=nothing)
+
+
+async def staging(client: ConsulClient, service: str, action: Action, text: bytes, act: Act) -> list[Operation]:
+    """What writes a text that is staged, or staged for more nodes, into the history and the audit.
+
+    Raises:
+        ConsulError: a read failed after a few attempts.
+        ConsulProtocolError: an entry of the history cannot be read.
+    """
+    numbers = await _numbers(client, service)
+    last = await version(client, service, numbers[-1]) if numbers else None
+    revision = revision_of(text)
+    known = last is not None and last.action in STAGED and last.revision == revision
+    number = (last.number if last else 0) + (not known)
+    mine = Version(number=number, action=action, revision=revision, text=_text(text), act=act)
+    old = [_version_key(client, service, one) for one in numbers if one <= number - KEPT_VERSIONS]
+    return [*_record(client, service, mine, known=known), *map(transaction.prune, old[:_PRUNED])]
 
 
 async def _old_acts(client: ConsulClient, service: str, act: Act) -> list[str]:

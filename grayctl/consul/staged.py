@@ -1,12 +1,12 @@
-"""Staged policies in Consul: `staged/<service>`, by check-and-set, each act with its audit in one transaction."""
+"""Staged policies in Consul: `staged/<service>`, by check-and-set, each act one transaction with its record."""
 
 from grayctl.consul import transaction
 from grayctl.consul.client import ConsulClient, bounded
-from grayctl.consul.releases import Change, Conflict, Stored, Written, audited, write_releases
+from grayctl.consul.releases import Change, Conflict, Stored, Written, audited, staging, write_releases
 from grayctl.consul.transaction import Operation
 from grayctl.model.catalog import Entry
 from grayctl.model.history import Act, Action, AuditEntry
-from grayctl.policy.live import encode_ended, revision_of
+from grayctl.policy.live import encode_ended
 from grayctl.policy.staging import Staged, encode_staged
 
 
@@ -35,9 +35,8 @@ async def write_staged(
         ConsulError: not tried again, since it may have happened although its answer was lost.
     """
     index = seen.modify_index if seen else 0
-    entry = AuditEntry(service=service, action=action, number=0, revision=revision_of(staged.text), act=act)
     stage = transaction.write(_key(client, service), encode_staged(staged), seen=index)
-    return _conflict(await client.transact([stage, audited(client, entry)]))
+    return _conflict(await client.transact([stage, *await staging(client, service, action, staged.text, act)]))
 
 
 async def promote(client: ConsulClient, change: Change, act: Act, *, seen: Entry) -> Written | Conflict:

@@ -1,4 +1,4 @@
-"""What is kept of every act on a release: who, when, why, and each text that was in force."""
+"""What is kept of every act on a release: who, when, why, and each text that was in force or staged."""
 
 from enum import StrEnum
 
@@ -54,7 +54,7 @@ class AuditEntry(msgspec.Struct, frozen=True, kw_only=True):
     """One act: `<prefix>/audit/<service>/<time>-<number>-<trace id>`.
 
     Attributes:
-        number: of the version in the history that is in force since then; 0 for what is staged.
+        number: of the version in the history that is in force, or staged, since then; 0 for a discard.
         revision: of the policy that is in force, or staged, since then; empty when it was deleted or discarded.
     """
 

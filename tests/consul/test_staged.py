@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 import pytest
 
 from grayctl.consul.client import ConsulClient
-from grayctl.consul.releases import Change, Conflict, Stored, Written, audit, get_release, history
+from grayctl.consul.releases import Change, Conflict, Stored, Written, audit, get_release, history, write_releases
 from grayctl.consul.staged import discard, get_staged, list_staged, promote, write_staged
 from grayctl.model.catalog import Entry
 from grayctl.model.history import Act, Action
@@ -64,20 +64,39 @@ async def test_what_was_staged_anew_is_neither_promoted_nor_discarded_by_who_saw
     assert await discard(client, nothing, act(4), seen=old) == Conflict((old.key,))
     assert (await get_staged(client, "shop"), await get_release(client, "shop")) == (new, nothing)
 
-    assert await promote(client, change(b"two", nothing), act(5), seen=new) == Written((1,))
+    assert await promote(client, change(b"two", nothing), act(5), seen=new) == Written((3,))
     assert await get_staged(client, "shop") is None
     release = await get_release(client, "shop")
     assert release.policy is not None
     assert release.policy.value == b"two"
     assert await promote(client, change(b"two", release), act(6), seen=new) == Conflict((new.key,)), "not twice"
-    assert [one.action for one in await history(client, "shop")] == [Action.PROMOTE]
+    kept = [(one.action, one.text) for one in await history(client, "shop")]
+    assert kept == [(Action.STAGE, "one"), (Action.STAGE, "two"), (Action.PROMOTE, "two")]
+
+
+async def test_what_is_staged_has_a_version_of_its_own_and_the_release_is_no_edit_for_it(client: ConsulClient) -> None:
+    live = Live(revision_of(b"one"), "", "v1")
+    first = Change(await get_release(client, "shop"), Action.APPLY, b"one", live)
+    assert await write_releases(client, [first], act(1)) == Written((1,))
+    await stage(client, b"two", 2, None)
+    seen = await get_staged(client, "shop")
+    await write_staged(client, "shop", staged(b"two"), Action.WIDEN, act(3), seen=seen)
+    third = Change(await get_release(client, "shop"), Action.APPLY, b"three", Live(revision_of(b"three"), "", "v1"))
+    assert await write_releases(client, [third], act(4)) == Written((3,))
+    seen = await get_staged(client, "shop")
+    await write_staged(client, "shop", staged(b"two"), Action.WIDEN, act(5), seen=seen)
+    again = Change(await get_release(client, "shop"), Action.APPLY, b"three", Live(revision_of(b"three"), "x", "v1"))
+    assert await write_releases(client, [again], act(6)) == Written((3,)), "it stands already"
+    kept = [(one.action, one.text) for one in await history(client, "shop")]
+    assert kept == [("apply", "one"), ("stage", "two"), ("apply", "three"), ("widen", "two")]
+    assert [one.number for one in await audit(client, "shop")] == [1, 2, 2, 3, 4, 3]
 
 
 async def test_a_discard_leaves_the_release_alone_and_ends_one_that_is_none(client: ConsulClient) -> None:
     await stage(client, b"one", 1, None)
     seen = await get_staged(client, "shop")
     assert seen is not None
-    assert await promote(client, change(b"one", await get_release(client, "shop")), act(2), seen=seen) == Written((1,))
+    assert await promote(client, change(b"one", await get_release(client, "shop")), act(2), seen=seen) == Written((2,))
     release = await get_release(client, "shop")
     await stage(client, b"two", 3, None)
     seen = await get_staged(client, "shop")

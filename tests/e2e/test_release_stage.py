@@ -1,6 +1,7 @@
 """A policy goes gray across nodes: staged for some of them, widened, promoted, or taken back."""
 
 import json
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -74,6 +75,7 @@ def test_only_the_nodes_in_scope_follow_and_a_discard_takes_it_back(staging: Edg
     assert stored(staging, "releases") == STABLE.encode(), "all others follow what they followed"
     told = staging.events("release_served")[-1]
     assert (told["revision"], told["index"]) == (revision_of(V2.encode()), index(staging, "staged"))
+    assert re.search(r"version 2, by \S+ at .*: try$", done(staging, "get", "shop", "--staged"), re.MULTILINE)
     (row,) = json.loads(done(staging, "list", "--json"))
     assert (row["traffic"], row["note"]) == ("-", "another is staged for labels.env=staging")
 
@@ -106,7 +108,11 @@ def test_a_node_beyond_the_scope_follows_when_it_is_widened_and_promotion_makes_
     assert staging.serves("v2")
     assert acts(staging) == ["apply", "stage", "widen", "promote"]
     history = json.loads(done(staging, "history", "shop", "--json"))
-    assert [(one["action"], one["text"]) for one in history] == [("apply", STABLE), ("promote", V2)]
+    assert [(one["action"], one["text"]) for one in history] == [
+        ("apply", STABLE),
+        ("stage", V2),
+        ("promote", V2),
+    ]
 
 
 def test_a_service_with_nothing_but_a_staged_policy_has_none_after_the_discard(staging: Edge) -> None:
