@@ -9,6 +9,7 @@ import pytest
 
 from grayctl.advice.finding import How, Level
 from tests.support.advised import INCLUDE, PASS, SNIPPET, Bench
+from tests.support.nginx import LOAD_STREAM
 
 HOME = f"{SNIPPET}\n{PASS}"
 HASHES = "\n".join(f"type/x{number} ext{number};" for number in range(300))
@@ -17,8 +18,6 @@ MAP = 'map $uri $gray_shop { default "x"; }'
 LOG = "access_log {folder}/other.log;"
 BY_GLOB = "include {state}/current/*.conf;"
 WEB = "listen 127.0.0.1:{web};"
-MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")  # a package of its own
-STREAM = f"load_module {MODULE};"
 CACHE = "proxy_cache_path {folder}/cache keys_zone=z:1m;"
 LONG = "a" * 60  # needs a bucket of 128
 
@@ -52,7 +51,11 @@ CASES = [
     # ---------------------------------------------------------------- the includes
     Case("include-missing", "http {", {"include": ""}),
     Case("include-missing", "http {", {"include": "", "location": "return 200;"}),
-    *([Case("stream-include-missing", "stream {", {"main": f"{STREAM}\nstream {{\n}}"})] if MODULE.exists() else []),
+    *(
+        [Case("stream-include-missing", "stream {", {"main": f"{LOAD_STREAM}\nstream {{\n}}"})]
+        if LOAD_STREAM is not None
+        else []
+    ),
     Case("include-twice", INCLUDE, {"http": INCLUDE}),
     Case("include-twice", INCLUDE, {"http": "include {folder}/more/*.inc;", "files": {"more/a.inc": INCLUDE}}),
     Case("include-misplaced", INCLUDE, {"main": INCLUDE}),

@@ -14,8 +14,8 @@ from grayctl.nginx.tree import read
 from grayctl.settings import parse
 from tests.advice.test_configuration import ELSEWHERE
 from tests.support.advised import PASS, SNIPPET, Bench
+from tests.support.nginx import LOAD_STREAM, MODULES
 
-MODULES = Path("/usr/lib/nginx/modules")
 LUA = MODULES / "ngx_http_lua_module.so"
 HOME = f"{SNIPPET}\n{PASS}"
 
@@ -101,10 +101,10 @@ if LUA.exists():
         },
         set(),
     )
-if (MODULES / "ngx_stream_module.so").exists():
+if LOAD_STREAM is not None:
     VALID["stream"] = (
         {
-            "main": f"worker_shutdown_timeout 5m;\nload_module {MODULES}/ngx_stream_module.so;\nstream {{\n"
+            "main": f"worker_shutdown_timeout 5m;\n{LOAD_STREAM}\nstream {{\n"
             "include {state}/current/stream.conf;\nlog_format b '$remote_addr';\n"
             "upstream t {\nserver 127.0.0.1:1;\nserver unix:/x.sock;\n}\n"
             "map $ssl_preread_server_name $to {\ndefault t;\n}\n"

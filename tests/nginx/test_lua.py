@@ -7,9 +7,8 @@ import pytest
 
 from grayctl.nginx.lua import DIRECTIVES
 from grayctl.nginx.tree import read
-from tests.support.nginx import BINARY
+from tests.support.nginx import BINARY, MODULES
 
-MODULES = Path("/usr/lib/nginx/modules")
 CODES = [
     "ngx.say('}')",
     'ngx.say("{\\"}")',

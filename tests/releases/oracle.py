@@ -1,8 +1,8 @@
 """What a policy means, read from the policy itself by rules of its own: nothing of grayctl is asked here.
 
 A policy is the plain document (`dict`); a request is the structured one that the test sent, so that nothing of nginx's
-parsing is repeated either: a cookie is the first of its name, a header the first (nginx before 1.23). Bytes that are no
-UTF-8 are lone surrogates.
+parsing is repeated either: a cookie is the first of its name, a header the first, or all of its
+lines where nginx joins them (from 1.23). Bytes that are no UTF-8 are lone surrogates.
 """
 
 import ipaddress
@@ -47,6 +47,7 @@ class World:
     ring: Ring
     route_rings: Mapping[str, Ring] = field(default_factory=dict)
     lists: Mapping[str, Sequence[str]] = field(default_factory=dict)
+    joins_headers: bool = False  # a repeated header is all of its lines
 
 
 def decide(policy: Mapping[str, Any], sent: Sent, world: World, trees: Mapping[str, Any]) -> tuple[str, str]:
@@ -215,6 +216,8 @@ class _Oracle:
             return self.identity()
         pairs = {"header": sent.headers, "cookie": sent.cookies, "query": sent.query}.get(source, ())
         found = [text for key, text in pairs if key.lower() == name.lower()]
+        if source == "header" and self.world.joins_headers:
+            return ", ".join(found)
         return plain.get(source, found[0] if found else "")
 
     # ------------------------------------------------------------ users

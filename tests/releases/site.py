@@ -17,7 +17,7 @@ from grayctl.policy.released import resolve_release
 from grayctl.render.fileset import Dialect, Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import Settings
-from tests.support.nginx import BINARY
+from tests.support.nginx import BINARY, LOAD_STREAM
 from tests.support.process import start, stop, wait_until
 
 if TYPE_CHECKING:
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 
 TEMPLATES = Templates()
 SETTINGS = Settings()
-STREAM_MODULE = Path("/usr/lib/nginx/modules/ngx_stream_module.so")
 _TEMPORARY = ("client_body", "proxy", "fastcgi", "uwsgi", "scgi")
 
 
@@ -95,7 +94,7 @@ def served(
         (folder / f"{one.slug}.conf").write_bytes(one.content.encode("utf-8", "surrogateescape"))
         (folder / f"{one.slug}.snippet").write_text(one.snippet, encoding="utf-8")
         includes[one.is_stream] += f"include {folder}/{one.slug}.conf;\n"
-    module = f"load_module {STREAM_MODULE};" if stream and STREAM_MODULE.exists() else ""
+    module = LOAD_STREAM if stream and LOAD_STREAM else ""
     (folder / "nginx.conf").write_text(
         f"""{module}
 {main}

@@ -21,11 +21,12 @@ from grayctl.model.release import Live, Release
 from grayctl.policy.document import read_release
 from grayctl.policy.explain import Explainer
 from grayctl.policy.live import follow
-from grayctl.policy.request import Request
+from grayctl.policy.request import JOINS_REPEATED_HEADERS, Request
 from tests.releases import invent
 from tests.releases.clients import Connection
 from tests.releases.oracle import Sent, World, decide
 from tests.releases.site import Instance, plan_in_force, served
+from tests.support.nginx import VERSION
 from tests.support.ports import free_ports
 
 REQUESTS = int(os.environ.get("GRAYCTL_DIFFERENTIAL", "10000"))
@@ -68,6 +69,7 @@ def _case(random: Random, service: str, port: int) -> Case:
         [(slot.owner, slot.width, slot.held) for slot in live.ring],
         {name: [(slot.owner, slot.width, slot.held) for slot in ring] for name, ring in live.route_rings},
         invent.LISTS,
+        joins_headers=VERSION >= JOINS_REPEATED_HEADERS,
     )
     return Case(made, release, world, plan, Explainer(service, service, plan.tables))
 
@@ -93,6 +95,7 @@ def _request(sent: Sent) -> Request:
     return Request(
         target=first.split(b" ")[1],
         method=first.split(b" ")[0],
+        nginx=VERSION,
         headers=headers,
         address=sent.address,
         port=sent.port,

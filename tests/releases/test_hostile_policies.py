@@ -17,10 +17,10 @@ from grayctl.model.generation import FileSet
 from grayctl.policy.document import read_release
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.release_file import offline
-from grayctl.render.fileset import Dialect, Renderer
+from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import NginxSettings, Settings
-from tests.support.nginx import BINARY
+from tests.support.nginx import BINARY, DIALECT
 from tests.support.policies import FIELDS, NASTY, routed, when
 from tests.support.ports import free_block, free_ports
 
@@ -91,7 +91,7 @@ def rendered(folder: Path, policies: list[dict[str, Any]]) -> FileSet:
             for number, version in enumerate(versions)
         )
     plan = resolve(Catalog(services=services), {}, settings, Limits(), standing=offline(files))
-    renderer = Renderer(Templates(), settings, Dialect())
+    renderer = Renderer(Templates(), settings, DIALECT)
     objects, failed = renderer.objects(plan)
     assert not failed
     assert not plan.refused

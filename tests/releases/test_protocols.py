@@ -19,7 +19,8 @@ from aiohttp import web
 from grayctl.policy.explain import explain
 from grayctl.policy.request import Request
 from tests.releases.clients import grpc_server, hears, speaker, threaded
-from tests.releases.site import STREAM_MODULE, Instance, plan_of, served
+from tests.releases.site import Instance, plan_of, served
+from tests.support.nginx import LOAD_STREAM
 from tests.support.ports import free_ports
 
 VERSIONS = ("v1", "v2")
@@ -33,7 +34,7 @@ routes: [{name: testers, match: {header: {X-Version: v2}}, to: v2}]
 # ---------------------------------------------------------------- TCP
 
 
-@pytest.mark.skipif(not STREAM_MODULE.exists(), reason="this nginx's stream is not Debian's libnginx-mod-stream")
+@pytest.mark.skipif(LOAD_STREAM is None, reason="this nginx has no stream: on Debian it is libnginx-mod-stream")
 def test_tcp_is_split_by_the_clients_address_and_its_networks_decide(tmp_path: Path) -> None:
     one, two, edge = free_ports(3)
     policy = """
@@ -61,7 +62,7 @@ routes: [{name: office, match: {client_ip: 127.8.0.0/16}, to: v2}]
     assert seen.keys() == {"v1", "v2"}
 
 
-@pytest.mark.skipif(not STREAM_MODULE.exists(), reason="this nginx's stream is not Debian's libnginx-mod-stream")
+@pytest.mark.skipif(LOAD_STREAM is None, reason="this nginx has no stream: on Debian it is libnginx-mod-stream")
 def test_tcp_without_any_instance_is_closed(tmp_path: Path) -> None:
     (edge,) = free_ports(1)
     plan = plan_of("service: queue\nprotocol: tcp\nstable: v1\n", [])

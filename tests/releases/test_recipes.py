@@ -26,9 +26,9 @@ from grayctl.policy.request import Request
 from grayctl.settings import NginxSettings, Settings
 from tests.releases.clients import grpc_server, hears, speaker, threaded
 from tests.releases.recipes import EDGE, FOLDER, PREVIEW, RECIPES, Ask, Recipe, Share
-from tests.releases.site import STREAM_MODULE, Instance, plan_in_force, plan_of, served
+from tests.releases.site import Instance, plan_in_force, plan_of, served
 from tests.support.edge import Edge
-from tests.support.nginx import Prober
+from tests.support.nginx import LOAD_STREAM, Prober
 from tests.support.ports import free_block, free_ports
 from tests.support.process import wait_until
 
@@ -53,8 +53,8 @@ def test_lint_has_nothing_to_say_against_it(name: str) -> None:
 @pytest.mark.parametrize("name", RECIPES)
 def test_it_does_what_it_promises(name: str, tmp_path: Path) -> None:
     recipe, (edge, preview) = RECIPES[name], free_ports(2)
-    if name == "tcp" and not STREAM_MODULE.exists():
-        pytest.skip("this nginx's stream is not Debian's libnginx-mod-stream")
+    if name == "tcp" and LOAD_STREAM is None:
+        pytest.skip("this nginx has no stream: on Debian it is libnginx-mod-stream")
     text = (FOLDER / f"{name}.yaml").read_text(encoding="utf-8")
     text = text.replace(str(EDGE), str(edge)).replace(str(PREVIEW), str(preview))
 

@@ -6,12 +6,13 @@ import os
 import re
 import shutil
 import signal
+import subprocess
 import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import TracebackType
-from typing import TYPE_CHECKING, Self
+from typing import Self
 
 import pytest
 
@@ -20,14 +21,36 @@ from grayctl.nginx.content import content_sha
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
 from grayctl.nginx.site import Site
+from grayctl.render.fileset import Dialect
 from grayctl.settings import Duration, NginxSettings, ReloadSettings
 from tests.support.ports import free_block, free_ports
 from tests.support.process import start, stop, wait_until
 
-if TYPE_CHECKING:
-    import subprocess
-
 BINARY = shutil.which("nginx", path=f"{os.environ['PATH']}:/usr/sbin") or "nginx"
+
+
+def _said() -> str:
+    if shutil.which(BINARY) is None:
+        return "nginx/0"  # every test of it fails, and says so
+    return subprocess.run([BINARY, "-V"], capture_output=True, text=True, check=True).stderr
+
+
+def _load_stream() -> str | None:
+    module = MODULES / "ngx_stream_module.so"
+    if _OPTIONS.get("with-stream") == "":
+        return ""
+    return f"load_module {module};" if module.exists() else None
+
+
+_SAID = _said()
+_OPTIONS = dict(re.findall(r"--([a-z0-9_-]+)(?:=(\S+))?", _SAID))
+VERSION = tuple(map(int, re.findall(r"\d+", _SAID.partition("nginx/")[2].partition("\n")[0])[:3]))
+"""Such as (1, 22, 1)."""
+DIALECT = Dialect(http2_directive=VERSION >= (1, 25, 1))
+MODULES = Path(_OPTIONS.get("modules-path", "/usr/local/nginx/modules"))
+LOAD_STREAM = _load_stream()
+"""What nginx.conf says first to have a stream: nothing where it is built in; None where there is no stream."""
+
 LOCATIONS = """location = /version { return 200 "$gray_shop\\n"; }
         location / { proxy_pass http://$gray_shop; }"""
 
