@@ -5,7 +5,7 @@ import os
 import shutil
 import signal
 import socket
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,8 @@ if TYPE_CHECKING:
     import subprocess
 
 WORKERS = 2
-_SERVER = "server {{ .Address }}:{{ .Port }} weight={{ .Weights.Passing }} max_fails=1 fail_timeout=10s"
+VERSIONS = ("v1", "v2")
+_INSTANCE = "    server {{ .Address }}:{{ .Port }} weight={{ .Weights.Passing }} max_fails=1 fail_timeout=10s;\n"
 
 
 class Backends:
@@ -101,6 +102,8 @@ def stage(limits: Mapping[str, int] | None = None) -> Iterator[Stage]:
 class Contender:
     """An nginx and the tool that keeps its upstreams; `/<service>` is proxied, for the first `located` services."""
 
+    ending = signal.SIGTERM
+
     def __init__(self, folder: Path, consul: Consul, *services: str) -> None:
         folder.mkdir()
         folder.chmod(0o755)
@@ -109,10 +112,21 @@ class Contender:
         self.name = folder.name
         self.services = services or (f"bench-{self.name}",)
         self.located = len(self.services)
+        self.agent = consul.address  # or what stands before it
+        self.process: subprocess.Popen[bytes] | None = None
         self.nginx = Nginx(folder)
 
     def start(self) -> None:
         """Start nginx and the tool."""
+        self.prepare()
+        self.launch()
+
+    def prepare(self) -> None:
+        """Start nginx as it is before the tool has ever run."""
+        raise NotImplementedError
+
+    def launch(self) -> None:
+        """Start the tool."""
         raise NotImplementedError
 
     def ask(self, connections: int, service: str = "") -> set[str]:
@@ -132,6 +146,9 @@ class Contender:
         return self.nginx.error_log.read_text(encoding="utf-8").count("signal 1 (SIGHUP) received")
 
     def close(self) -> None:
+        """End the tool and nginx."""
+        if self.process is not None:
+            stop(self.process, sig=self.ending)
         self.nginx.close()
 
     def _start_nginx(self, targets: Sequence[str], *, include: str = "") -> None:
@@ -155,13 +172,17 @@ class Grayctl(Contender):
 
     def configure(self, *globs: str, top: str = "", watch: str = "") -> None:
         """Write the settings: the services and `globs` are watched."""
+        self.edge.consul_address = self.agent
         self.edge.configure(watch=f"services = {json.dumps([*self.services, *globs])}\n{watch}", top=top)
 
-    def start(self) -> None:
+    def prepare(self) -> None:
         done = self.edge.cli("init")
         assert done.returncode == 0, done.stderr
         self._start_nginx([f"$gray_{service.replace('-', '_')}" for service in self.services])
+
+    def launch(self) -> None:
         self.edge.run(wait=False)
+        self.process = self.edge.process
 
     def configured(self, service: str) -> str:
         store = Store(self.nginx.state_dir)
@@ -174,53 +195,103 @@ class Grayctl(Contender):
         super().close()
 
 
-class ConsulTemplate(Contender):
-    """consul-template as experienced users run it: `nginx -t && nginx -s reload`; `wait` is HCL."""
+class Upstreams(Contender):
+    """A contender that keeps one file of upstreams, `output`, as somebody writes it by hand.
 
-    def __init__(self, folder: Path, consul: Consul, *services: str, wait: str = "") -> None:
+    Args:
+        released: the service with two versions; clients go to the second by the share that a key has.
+
+    Attributes:
+        zone: the size of each upstream's.
+    """
+
+    def __init__(self, folder: Path, consul: Consul, *services: str, released: str = "") -> None:
         super().__init__(folder, consul, *services)
+        self.released = released
+        self.zone = "256k"
+        self.output = self.folder / "upstream.conf"
+
+    def prepare(self) -> None:
+        self.output.write_text(self.text(lambda *_: "    server 127.0.0.1:9;\n", "10"), encoding="utf-8")
+        targets = [_variable(one) if one == self.released else one for one in self.services]
+        self._start_nginx(targets, include=f"include {self.output};")
+
+    def text(self, servers: Callable[[str, str], str], share: str) -> str:
+        """The file; `servers` gives the lines of a service, of one version where that is not empty."""
+        return "".join(
+            f"# {one}\n"
+            + (self._split(one, servers, share) if one == self.released else self._upstream(one, servers(one, "")))
+            for one in self.services
+        )
+
+    def _upstream(self, name: str, servers: str) -> str:
+        return f"upstream {name} {{\n    zone {name} {self.zone};\n{servers}    keepalive 32;\n}}\n"
+
+    def _split(self, service: str, servers: Callable[[str, str], str], share: str) -> str:
+        old, new = (f"{service}-{version}" for version in VERSIONS)
+        both = "".join(self._upstream(f"{service}-{version}", servers(service, version)) for version in VERSIONS)
+        return f'{both}split_clients "$remote_addr" {_variable(service)} {{ {share}% {new}; * {old}; }}\n'
+
+    def configured(self, service: str) -> str:
+        text = self.output.read_text(encoding="utf-8")
+        return text.partition(f"# {service}\n")[2].partition("\n# ")[0]
+
+
+def _variable(service: str) -> str:
+    return f"$to_{service.replace('-', '_')}"
+
+
+class ConsulTemplate(Upstreams):
+    """consul-template, which reloads nginx by `nginx -s reload`, as its documentation has it.
+
+    Args:
+        checked: run `nginx -t` before, as experienced users do.
+        wait: further HCL.
+        key: whose value is the released service's share.
+    """
+
+    ending = signal.SIGINT  # it takes no SIGTERM
+
+    def __init__(
+        self,
+        folder: Path,
+        consul: Consul,
+        *services: str,
+        checked: bool = True,
+        wait: str = "",
+        released: str = "",
+        key: str = "",
+    ) -> None:
+        super().__init__(folder, consul, *services, released=released)
+        self._checked = checked
         self._wait = wait
-        self._process: subprocess.Popen[bytes] | None = None
+        self._key = key
 
     @staticmethod
     def binary() -> str | None:
         """CONSUL_TEMPLATE, else what is on PATH; None when there is none."""
         return os.environ.get("CONSUL_TEMPLATE") or shutil.which("consul-template")
 
-    def start(self) -> None:
-        template, output, config = (self.folder / f"upstream.{kind}" for kind in ("ctmpl", "conf", "hcl"))
-        template.write_text("".join(_template(service) for service in self.services), encoding="utf-8")
-        first = "".join(f"upstream {service} {{ server 127.0.0.1:9; }}\n" for service in self.services)
-        output.write_text(first, encoding="utf-8")
-        self._start_nginx(self.services, include=f"include {output};")
-        reload = f"{BINARY} -t -q -c {self.nginx.conf} && {BINARY} -s reload -c {self.nginx.conf}"
+    def launch(self) -> None:
+        template, config = (self.folder / f"upstream.{kind}" for kind in ("ctmpl", "hcl"))
+        template.write_text(self.text(_range, f'{{{{ key "{self._key}" }}}}'), encoding="utf-8")
+        reload = [BINARY, "-s", "reload", "-c", str(self.nginx.conf)]
+        check = f"{BINARY} -t -q -c {self.nginx.conf} && "
+        command = ["sh", "-c", check + " ".join(reload)] if self._checked else reload
         config.write_text(
-            f"""consul {{ address = "{self.consul.address.removeprefix("http://")}" }}
+            f"""consul {{ address = "{self.agent.removeprefix("http://")}" }}
 {self._wait}
 template {{
   source = "{template}"
-  destination = "{output}"
-  command = ["sh", "-c", "{reload}"]
+  destination = "{self.output}"
+  command = {json.dumps(command)}
 }}
 """,
             encoding="utf-8",
         )
-        self._process = start([self.binary() or "consul-template", "-config", config], log=self.folder / "tool.log")
-
-    def configured(self, service: str) -> str:
-        text = (self.folder / "upstream.conf").read_text(encoding="utf-8")
-        return text.partition(f"upstream {service} {{")[2].partition("}")[0]
-
-    def close(self) -> None:
-        if self._process is not None:
-            stop(self._process)
-        super().close()
+        self.process = start([self.binary() or "consul-template", "-config", config], log=self.folder / "tool.log")
 
 
-def _template(service: str) -> str:
-    return f"""upstream {service} {{
-    zone {service} 256k;
-{{{{ range service "{service}" }}}}    {_SERVER};
-{{{{ end }}}}    keepalive 32;
-}}
-"""
+def _range(service: str, version: str) -> str:
+    one = f'{{{{ if eq .ServiceMeta.version "{version}" }}}}{_INSTANCE}{{{{ end }}}}' if version else _INSTANCE
+    return f'{{{{ range service "{service}" }}}}{one}{{{{ end }}}}'

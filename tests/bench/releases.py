@@ -1,7 +1,6 @@
 """What a release costs: requests a second beside an upstream written by hand, and from a key in Consul to served."""
 
 import asyncio
-import base64
 import contextlib
 import statistics
 import time
@@ -15,10 +14,9 @@ import msgspec
 
 from grayctl.model.catalog import Catalog, Registration
 from grayctl.model.release import Live
-from grayctl.policy.document import read_release
-from grayctl.policy.live import encode_live, follow, revision_of
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.settings import Settings
+from tests.bench.fleet import apply
 from tests.bench.load import CONNECTIONS, wrk
 from tests.bench.machines import Backends, Grayctl, Stage, address, stage
 from tests.bench.resources import cpu_seconds
@@ -269,15 +267,7 @@ def _key(one: Grayctl, kind: str) -> str:
 
 
 def _apply(one: Grayctl, here: Stage, version: str, before: Live | None) -> Live:
-    """Policy and live record in one transaction."""
-    text = _policy(one, version)
-    live = follow(read_release(text, "policy"), revision_of(text), before, lambda: "salt")
-    operations = [
-        {"KV": {"Verb": "set", "Key": key, "Value": base64.b64encode(value).decode()}}
-        for key, value in ((_key(one, "releases"), text), (_key(one, "live"), encode_live(live)))
-    ]
-    here.consul.call("PUT", "/v1/txn", operations)
-    return live
+    return apply(here.consul, one.name, one.services[0], _policy(one, version), before)
 
 
 # ---------------------------------------------------------------- what it came to

@@ -92,10 +92,14 @@ def sample(one: Grayctl, began: float) -> Sample:
     )
 
 
-def cpu_seconds(pid: int) -> float:
-    """The processor time that a process has taken itself; in steps of 10 ms."""
-    stat = _stat(pid)
-    return (int(stat[11]) + int(stat[12])) / _TICK
+def cpu_seconds(pid: int, *, children: bool = False) -> float:
+    """The processor time that a process has taken itself, and its ended `children` for it; in steps of 10 ms."""
+    return sum(map(int, _stat(pid)[11 : 15 if children else 13])) / _TICK
+
+
+def memory(pid: int) -> tuple[int, int]:
+    """Bytes that a process holds now (RSS), and the most it has held."""
+    return _field(pid, "status", "VmRSS"), _field(pid, "status", "VmHWM")
 
 
 def unused_objects(state_dir: Path) -> set[str]:

@@ -66,6 +66,11 @@ def ratio(ours: float, theirs: float) -> str:
     return f"{ours / theirs:.2f}" if theirs else f"{ours:g} to 0"
 
 
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """The median, and from where to where all are."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f}-{max(values):.{digits}f})"
+
+
 def quantile(samples: Sequence[float], share: float) -> float:
     """The sample below which this part of all lies."""
     return (

@@ -1,9 +1,12 @@
 """The sections, in the order in which the whole benchmark runs them. One more is one more line here."""
 
-from tests.bench import churn_report, incremental, releases, storms
+from tests.bench import changes, churn_report, footprint, incremental, releases, start, storms
 from tests.bench.section import Section
 
 SECTIONS: tuple[Section, ...] = (
+    changes.SECTION,
+    start.SECTION,
+    footprint.SECTION,
     incremental.SECTION,
     storms.SECTION,
     releases.SECTION,

@@ -1,15 +1,52 @@
-"""The benchmarks' short forms: they converge, and nothing grows. No test judges time."""
+"""The benchmarks' short forms: they converge, serve what is registered, and nothing grows. No test judges time."""
 
 import math
+from pathlib import Path
+from xml.etree import ElementTree as ET
 
-from tests.bench import churn, releases, served, sizes
+import pytest
+
+from tests.bench import changes, churn, footprint, releases, start
+from tests.bench.contenders import OURS, present
+from tests.bench.fleet import KINDS
 from tests.bench.growth import figures
 
 
-def test_three_changes_are_served() -> None:
-    ours, _ = served.run(3)
-    assert ours.samples is not None
-    assert len(ours.samples) == 3
+@pytest.fixture
+def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    """consul-template is missing, as where most people run the tests."""
+    monkeypatch.setattr("tests.bench.machines.ConsulTemplate.binary", lambda: None)
+
+
+@pytest.mark.usefixtures("_alone")
+def test_each_kind_of_change_is_served_by_one_reload(tmp_path: Path) -> None:
+    report = changes.report(services=[1, 3], rounds=2, changes=1, at_most=1, locations=0)
+    assert isinstance(report.results, list)
+    for row in report.results:
+        assert set(row.rounds) == set(present())
+        assert [len(row.all(OURS, kind)) for kind in KINDS] == [2, 2, 2, 2]
+        assert row.reloads[OURS] == row.sent == 8
+    assert report.failed == []
+    assert "missing" in report.text
+    for draw in report.plots.values():
+        draw(tmp_path / "changes.svg")
+    drawn = ET.parse(tmp_path / "changes.svg").getroot()  # noqa: S314 -- our own file
+    assert {"grayctl", "floor", *KINDS} <= {one.text for one in drawn.iter("{http://www.w3.org/2000/svg}text")}
+
+
+@pytest.mark.usefixtures("_alone")
+def test_a_first_start_ends_in_what_is_registered() -> None:
+    report = start.report(services=[2], rounds=1)
+    assert isinstance(report.results, list)
+    [row] = report.results
+    assert {name: len(samples) for name, samples in row.samples.items()} == dict.fromkeys(present(), 1)
+
+
+@pytest.mark.usefixtures("_alone")
+def test_with_default_settings_the_connections_stay_within_the_budget() -> None:
+    default, each = footprint.run(services=120, rest=2, changes=5)
+    assert default.connections <= 98
+    assert 120 < each.connections <= 148
 
 
 def test_a_policy_is_served_whichever_way_it_was_written() -> None:
@@ -24,8 +61,3 @@ def test_a_minute_of_churn_grows_nothing_and_leaves_nothing() -> None:
     assert run.left == []
     assert run.done["service forgotten"] > 0
     assert run.events["quarantined"] == run.events["quarantine_left"] > 0
-
-
-def test_a_weight_change_in_each_of_three_services_is_served() -> None:
-    [row] = sizes.run(3, (3,))
-    assert len(row.samples["grayctl"]) == 3
