@@ -50,6 +50,12 @@ UNIX_LISTENER = Rule(
     "nginx",
     "a killed nginx leaves the socket, nginx -t passes, and the next start fails",
 )
+PCRE_JIT = Rule(
+    "pcre-jit-off",
+    Level.WARNING,
+    "nginx",
+    "without it nginx interprets the patterns of policies anew for each request, which costs a multiple",
+)
 LISTEN_CLASH = Rule(
     "listen-clash",
     Level.FAILURE,
@@ -58,6 +64,7 @@ LISTEN_CLASH = Rule(
 )
 
 _CONNECTIONS = 512  # nginx's default
+_NAMED = 3  # services that a finding names
 _METRICS = "metrics.listen"
 _WILDCARDS = {"", "*", "0.0.0.0"}  # noqa: S104 -- compared with, not bound
 
@@ -151,4 +158,14 @@ def _ours(view: View) -> dict[str, tuple[str, int, int]]:
     return {key: (*listen_address(value), count) for key, value, count in given}
 
 
-JUDGES: tuple[Callable[[View], Iterator[Finding]], ...] = (processes, files, connections, listeners)
+def patterns(view: View) -> Iterator[Finding]:
+    """Whether patterns are compiled to machine code."""
+    if view.patterned and view.tree.main.last("pcre_jit") != "on":
+        services = ", ".join(sorted(view.patterned)[:_NAMED])
+        more = f" and {len(view.patterned) - _NAMED} more" if len(view.patterned) > _NAMED else ""
+        how, at, advice = in_main(view, "pcre_jit", "pcre_jit on;")
+        what = f"pcre_jit is off, and there are patterns in the policies of {services}{more}"
+        yield PCRE_JIT.found(what, how=how, advice=advice, where=at)
+
+
+JUDGES: tuple[Callable[[View], Iterator[Finding]], ...] = (processes, files, connections, listeners, patterns)

@@ -187,13 +187,14 @@ async def _view(
         return None
     resolver = Resolver()
     await resolver.ensure(host_names(tree))
-    current = Store(state_dir).current()
+    published, patterned = await asyncio.to_thread(_published, Store(state_dir))
     missing, odd_files = await asyncio.to_thread(_files, tree)
     return View(
         tree,
         settings,
         source,
-        published=frozenset(current.objects if current else ()),
+        published=published,
+        patterned=patterned,
         listed=frozenset(listed),
         warnings=(*tested.warnings, *tested.messages) if tested else (),
         addresses=resolver.answers,
@@ -201,6 +202,15 @@ async def _view(
         odd_files=odd_files,
         decisions=tuple(from_settings(settings, source)),
     )
+
+
+def _published(store: Store) -> tuple[frozenset[str], frozenset[str]]:
+    """The services of the current generation, and those whose maps have patterns."""
+    current = store.current()
+    if current is None:
+        return frozenset(), frozenset()
+    objects = store.objects(current, whole=False)
+    return frozenset(current.objects), frozenset(name for name, one in objects.items() if one.has_patterns)
 
 
 def _files(tree: Tree) -> tuple[frozenset[str], frozenset[str]]:

@@ -78,6 +78,7 @@ class View:
         tree: with snippets, see `grayctl.nginx.tree.read`.
         source: name and text of the settings file; empty without one.
         published: the services that the current generation defines.
+        patterned: those of them whose maps have patterns.
         listed: the services that Consul names.
         warnings: nginx's own, from `nginx -t`, and what it refused.
         addresses: host name -> IP addresses; empty where it does not resolve.
@@ -91,6 +92,7 @@ class View:
     settings: Settings
     source: tuple[str, str] = ("", "")
     published: frozenset[str] = frozenset()
+    patterned: frozenset[str] = frozenset()
     listed: frozenset[str] = frozenset()
     warnings: tuple[str, ...] = ()
     addresses: Mapping[str, tuple[str, ...]] = field(default_factory=dict)

@@ -1,10 +1,12 @@
 """What stands on disk: objects, the files of a generation, its manifest."""
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
 
+_PATTERN = re.compile(r'^\s+["\']?~', re.MULTILINE)
 # Stands in FileSet.http where the generation's number and digest go once it is written.
 GENERATION = "@generation@"
 # The first line of an object that belongs into nginx's `stream`.
@@ -43,6 +45,11 @@ class Object:
     def is_released(self) -> bool:
         """Whether the service has or had a release."""
         return "$grayver_" in self.content
+
+    @property
+    def has_patterns(self) -> bool:
+        """Whether one of its maps has a pattern, which nginx searches for in each request that asks it."""
+        return bool(_PATTERN.search(self.content))
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,8 +8,12 @@ from typing import Any
 import pytest
 
 from grayctl.advice.finding import How, Level
+from grayctl.model.plan import Plan
+from grayctl.nginx.generations import Store
+from grayctl.render.fileset import Dialect, Renderer
+from tests.releases.site import TEMPLATES, Instance, plan_of
 from tests.support.advised import INCLUDE, PASS, SNIPPET, Bench
-from tests.support.nginx import LOAD_STREAM
+from tests.support.nginx import LOAD_STREAM, write
 
 HOME = f"{SNIPPET}\n{PASS}"
 HASHES = "\n".join(f"type/x{number} ext{number};" for number in range(300))
@@ -319,3 +323,32 @@ def test_a_snippet_that_is_not_there_yet_is_no_missing_header(bench: Bench) -> N
     bench.follow(bench.found("service-unpublished")[0])
     assert bench.tested().ok
     assert {one.rule for one in bench.findings() if one.level is not Level.OK} <= ELSEWHERE
+
+
+def test_patterns_are_searched_by_machine_code(bench: Bench) -> None:
+    _serve(bench, "traffic: {v2: 10}")
+    assert bench.found("pcre-jit-off") == [], "there are none"
+    _serve(bench, "routes: [{name: testers, match: {header: {X-Version: v2}}, to: v2}]")
+    (found,) = bench.found("pcre-jit-off")
+    assert (found.level, found.how, found.where) == (Level.WARNING, How.APPEND, str(bench.nginx.conf))
+    assert found.what == "pcre_jit is off, and there are patterns in the policies of shop"
+    bench.follow(found)
+    assert bench.found("pcre-jit-off") == []
+    assert bench.tested().ok
+
+    bench.write(main="worker_shutdown_timeout 5m;\npcre_jit off;")
+    (found,) = bench.found("pcre-jit-off")
+    assert (found.how, _line_of(found.where)) == (How.REPLACE, "pcre_jit off;")
+    bench.follow(found)
+    assert bench.found("pcre-jit-off") == []
+    assert bench.tested().ok
+
+
+def _serve(bench: Bench, policy: str) -> None:
+    """A generation with a policy for shop stands."""
+    plan = plan_of(f"service: shop\nstable: v1\n{policy}", [Instance(80, "v1"), Instance(81, "v2")])
+    renderer = Renderer(TEMPLATES, bench.settings, Dialect())
+    objects, failed = renderer.objects(Plan({plan.service: plan}, {}))
+    assert not failed
+    with Store(bench.nginx.state_dir).opened() as store:
+        store.flip(write(store, renderer.file_set(objects)).number)
