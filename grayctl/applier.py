@@ -27,6 +27,7 @@ from grayctl.settings import ReloadSettings
 if TYPE_CHECKING:
     from grayctl.assembly import Parts
     from grayctl.model.catalog import Catalog
+    from grayctl.policy.damping import Instance
     from grayctl.policy.guard import Hold
 
 _SHUTDOWN = "Set a shorter worker_shutdown_timeout in nginx.conf, or raise reload.max_old_workers"
@@ -77,6 +78,7 @@ class Applier:
         self._told: dict[str, str] = {}
         self._hold: Hold | None = None
         self._released: dict[str, str] = {}
+        self._flappers: frozenset[Instance] = frozenset()
         self.crowd = self._crowded = ""
 
     @property
@@ -107,6 +109,8 @@ class Applier:
         if earlier is not None:  # still waiting: one converge for both, timed from the first
             wake = replace(wake, at=earlier.at, changed=earlier.changed | wake.changed)
         self._wake, self.catalog = wake, wake.catalog
+        if self.parts is not None:
+            self.parts.converger.hear(wake.catalog)
         policy = any(name.startswith("kv:") for name in wake.changed)
         self._pace = self._pace.changed(time.monotonic(), urgent=policy)
         self._news.set()
@@ -152,17 +156,24 @@ class Applier:
         while True:
             self._news.clear()
             due = self._due()
-            held = self._hold.until if self._hold else None
-            times = [at for at in (due, self._retry_at, held) if at is not None]
+            ends = self._ends()
+            times = [at for at in (due, self._retry_at, *ends) if at is not None]
             wait = min(times) - time.monotonic() if times else None
             if wait is not None and wait <= 0:
-                if due is None and held is not None and held <= time.monotonic():
-                    self._cause = "the guard's hold is over"
+                over = [cause for at, cause in ends.items() if at <= time.monotonic()]
+                if due is None and over:
+                    self._cause = over[0]
                 return self._retry_at is not None and self._retry_at <= time.monotonic()
             if wait is not None and self.crowd:
                 wait = min(wait, _COUNT_EVERY)
             with contextlib.suppress(TimeoutError):
                 await asyncio.wait_for(self._news.wait(), wait)
+
+    def _ends(self) -> dict[float, str]:
+        """What ends by time alone, and so wants a converge then."""
+        ends = {self._hold.until: "the guard's hold is over"} if self._hold else {}
+        calm = self.parts.converger.damping.until if self.parts else None
+        return ends if calm is None else ends | {calm: "an instance that flapped is calm"}
 
     def _due(self) -> float | None:
         """When what waits is to be applied; too many old workers put it off."""
@@ -263,6 +274,7 @@ class Applier:
         self._tell_quarantine()
         self._tell_releases()
         self._tell_hold()
+        self._tell_flappers()
 
     def tell_systemd(self) -> None:
         """Say in STATUS what the last change came to, or what it waits for, and what is wrong beside."""
@@ -314,3 +326,12 @@ class Applier:
         if hold is None and self._hold is not None:
             self._log.warning("guard_released", lost=self._hold.lost, known=self._hold.known)
         self._hold = hold
+
+    def _tell_flappers(self) -> None:
+        """One event for each instance that is damped, and one when it is calm."""
+        flappers = self.parts.converger.damping.flappers if self.parts else {}
+        for one in flappers.keys() - self._flappers:
+            self._log.warning("damped", **one._asdict())
+        for one in self._flappers - flappers.keys():
+            self._log.info("damping_ended", **one._asdict())
+        self._flappers = frozenset(flappers)

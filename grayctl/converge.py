@@ -20,6 +20,7 @@ from grayctl.nginx.check import Checked
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
 from grayctl.policy.admission import Presence
+from grayctl.policy.damping import Damping
 from grayctl.policy.guard import Guard, Hold
 from grayctl.policy.resolve import Limits, resolve, stub
 from grayctl.policy.standing import NO_RELEASES, Here, Policies
@@ -101,6 +102,7 @@ class Converger:
         self._serving: Manifest | None = None
         self.plan: Plan | None = None
         self.ward = Ward()
+        self.damping = Damping()
         self.standing = NO_RELEASES
         self.load()
         self._policies = Policies(in_force_of(self._good))
@@ -229,19 +231,28 @@ class Converger:
         self._guard = self._guard.accept(self._monotonic())
         return held
 
+    def hear(self, catalog: Catalog) -> None:
+        """Count who flips, also in catalogs that no converge will see."""
+        settings = self._settings
+        self.damping = self.damping.look(catalog.services, settings.damping, settings.watch, self._monotonic())
+
     def _resolve(self, catalog: Catalog, now: float) -> Plan:
-        """The Plan, in which what the guard keeps stands beside what is healthy."""
+        """The Plan, in which what the guard keeps stands beside what is healthy, and flappers as damping keeps them."""
         limits = self._settings.guard
         self._present = Presence.of(catalog, self._present)
         self._guard = self._guard.judge(self._present.addresses, limits, now)
         self.standing = self._policies.judge(catalog.kv, Here(self._settings.node, self._settings.labels))
+        self.hear(catalog)
+        damping, watch, kept = self._settings.damping, self._settings.watch, self._guard.kept()
+        drained = self.standing.drained
+        self.damping, damped = self.damping.apply(catalog, damping, watch, drained=drained, guarded=kept.keys())
         plan = resolve(
-            catalog,
+            damped,
             self._known,
             self._settings,
             self._limits,
             self.plan,
-            guarded=self._guard.kept(),
+            guarded=kept,
             standing=self.standing,
         )
         self._guard = self._guard.learn(self._healthy.of(plan.services), limits, now)

@@ -388,6 +388,9 @@ class Daemon:
             metrics.proven.set(applier.parts.site.proven)
             metrics.old_workers.set(applier.parts.site.crew()[1])
             metrics.guard_holding.set(applier.parts.converger.hold is not None)
+            metrics.flapping.clear()
+            for one in applier.parts.converger.damping.flappers:
+                metrics.flapping.labels(one.service).inc()
         metrics.reload_interval.set(applier.interval)
         metrics.reload_waits.set(bool(applier.crowd))
         if watcher is not None:

@@ -97,6 +97,7 @@ class Metrics:
         )
         self.guarded = gauge("grayctl_guarded_instances", "Absent instances that the guard keeps in use.", "service")
         self.guard_holding = gauge("grayctl_guard_holding", "1 while a mass disappearance is kept back.")
+        self.flapping = gauge("grayctl_flapping_instances", "Instances that are damped until calm.", "service")
         self.old_workers = gauge("grayctl_nginx_old_workers", "Workers of earlier generations that still finish.")
         self.reload_interval = gauge("grayctl_reload_interval_seconds", "Between two reloads, as things are.")
         self.reload_waits = gauge("grayctl_reload_waits", "1 while a change waits for old workers to end.")

@@ -18,6 +18,7 @@ from grayctl.model.plan import Compiled, Finding, Server, ServicePlan, Serving
 from grayctl.model.release import HUNDRED_PERCENT
 from grayctl.model.report import (
     ConsulReport,
+    FlapperReport,
     FreezeReport,
     GenerationReport,
     GuardReport,
@@ -29,10 +30,11 @@ from grayctl.model.report import (
     Status,
 )
 from grayctl.nginx.generations import Store
+from grayctl.policy.damping import Damping
 from grayctl.policy.guard import Hold
 from grayctl.quarantine import Case, Ward
 from grayctl.render.fileset import ObjectHeader, read_header
-from grayctl.settings import Settings
+from grayctl.settings import DampingSettings, Settings
 
 _EXIT_CODES: dict[type[Outcome], int] = {Unchanged: 0, Applied: 0, Held: 1, Rejected: 1, RolledBack: 3}
 
@@ -104,6 +106,7 @@ def build_status(
             len(catalog.services.get(name, ())) if catalog else 0,
             ward.cases.get(name),
             converger.standing.staged.get(name, ""),
+            flappers=_flappers(name, converger.damping, settings.damping),
         )
         for name, one in (plan.services if plan else {}).items()
     )
@@ -226,7 +229,13 @@ def _consul(settings: Settings, watcher: Watcher | None) -> ConsulReport | None:
 
 
 def _service(
-    plan: ServicePlan, served: ObjectHeader | None, registered: int, case: Case | None, staged: str
+    plan: ServicePlan,
+    served: ObjectHeader | None,
+    registered: int,
+    case: Case | None,
+    staged: str,
+    *,
+    flappers: tuple[FlapperReport, ...],
 ) -> ServiceReport:
     """What is served, from the object that stands; what is wanted shows only where it differs."""
     instances = {one.address: one.instance for one in plan.known}
@@ -252,6 +261,22 @@ def _service(
         quarantine=case.reason if case else "",
         quarantined_since=case.since if case else None,
         release=_release(plan.compiled),
+        flappers=flappers,
+    )
+
+
+def _flappers(service: str, damping: Damping, settings: DampingSettings) -> tuple[FlapperReport, ...]:
+    epoch = time.time() - time.monotonic()
+    return tuple(
+        FlapperReport(
+            node=one.node,
+            instance=one.id,
+            since=epoch + (found.since or 0.0),
+            until=epoch + found.flips[-1] + settings.calm,
+            kept=settings.keep if one in damping.kept else "",
+        )
+        for one, found in damping.flappers.items()
+        if one.service == service
     )
 
 

@@ -129,6 +129,15 @@ class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):
     hold: Duration = Duration(300.0)
 
 
+class DampingSettings(Struct, frozen=True, forbid_unknown_fields=True):
+    """When an instance flips too often, and what is done with it until it is calm."""
+
+    max_flips: Count = 0
+    window: Duration = Duration(120.0)
+    calm: Duration = Duration(60.0)
+    keep: str = "out"
+
+
 class MetricsSettings(Struct, frozen=True, forbid_unknown_fields=True):
     """The loopback listener of /metrics, /healthz and /readyz."""
 
@@ -172,6 +181,7 @@ class Settings(Struct, frozen=True, forbid_unknown_fields=True):
     nginx: NginxSettings = NginxSettings()
     reload: ReloadSettings = ReloadSettings()
     guard: GuardSettings = GuardSettings()
+    damping: DampingSettings = DampingSettings()
     metrics: MetricsSettings = MetricsSettings()
     control: ControlSettings = ControlSettings()
     log: LogSettings = LogSettings()
@@ -197,6 +207,7 @@ _RULES: dict[str, tuple[re.Pattern[str], str]] = {
     "nginx.marker": (_LISTEN, "a loopback address and port, such as 127.0.0.1:8409"),
     "nginx.refuse": (_LISTEN, "a loopback address and port, such as 127.0.0.1:8410"),
     "metrics.listen": (_LISTEN, "a loopback address and port, such as 127.0.0.1:8408"),
+    "damping.keep": (re.compile(r"(out|in)\Z"), "out or in"),
     "log.level": (re.compile(r"(debug|info|warning|error)\Z"), "debug, info, warning or error"),
     "log.format": (re.compile(r"(auto|json|console)\Z"), "auto, json or console"),
     "consul.address": (

@@ -14,7 +14,7 @@ from rich.text import Text
 
 from grayctl.cli.common import Control, json_option, print_json, settings_of
 from grayctl.errors import ControlError
-from grayctl.model.report import FreezeReport, NginxReport, ReleaseReport, ServiceReport, Status
+from grayctl.model.report import FlapperReport, FreezeReport, NginxReport, ReleaseReport, ServiceReport, Status
 from grayctl.settings import Settings
 
 _REFRESH = 1.0
@@ -87,7 +87,7 @@ def view(report: Status, service: str | None = None) -> RenderableType:
     parts: list[RenderableType] = [_head(report)]
     if service is None:
         parts.append(_services(report))
-        chosen = [one for one in report.services if one.quarantine or one.findings]
+        chosen = [one for one in report.services if one.quarantine or one.findings or one.flappers]
     else:
         chosen = [one for one in report.services if one.service == service]
         parts += [_servers(one) for one in chosen]
@@ -171,6 +171,7 @@ def _services(report: Status) -> Table:
         )
         notes = ["QUARANTINE"] if one.quarantine else []
         notes += [f"{one.dropped} dropped"] if one.dropped else []
+        notes += [f"{len(one.flappers)} flapping"] if one.flappers else []
         notes += one.notices
         serving = Text(one.serving, style=_SERVING.get(one.serving, ""))
         table.add_row(one.service, serving, str(len(one.servers)), versions, "; ".join(notes))
@@ -204,7 +205,13 @@ def _remarks(one: ServiceReport) -> list[RenderableType]:
         served = "503 is answered" if one.serving == "refused" else "its last good object is served"
         remarks.append(Text(f"{one.service}: in quarantine{since}, {served}: {one.quarantine}", style="red"))
     remarks += [Text(f"{one.service}: {finding}", style="yellow") for finding in one.findings]
+    remarks += [Text(f"{one.service}: {_flapping(flapper)}", style="yellow") for flapper in one.flappers]
     return remarks
+
+
+def _flapping(one: FlapperReport) -> str:
+    what = f"flapping: kept {one.kept}" if one.kept else "flapping, as Consul has it"
+    return f"{one.instance}: {what}, until it has been calm for {_age(-one.until, future=True)} more"
 
 
 def _age(since: float | None, *, future: bool = False) -> str:

@@ -30,6 +30,22 @@ class ReleaseReport(msgspec.Struct, frozen=True, kw_only=True):
     fallback: tuple[str, ...] = ()
 
 
+class FlapperReport(msgspec.Struct, frozen=True, kw_only=True):
+    """An instance that flips too often.
+
+    Attributes:
+        since: wall clock.
+        until: wall clock; when it is calm, unless it flips again.
+        kept: `out` or `in` where damping makes a difference now; empty where it is what it is in Consul.
+    """
+
+    node: str
+    instance: str
+    since: float
+    until: float
+    kept: str = ""
+
+
 class ServiceReport(msgspec.Struct, frozen=True, kw_only=True):
     """One service: what it serves, and what somebody should know or mend."""
 
@@ -45,6 +61,7 @@ class ServiceReport(msgspec.Struct, frozen=True, kw_only=True):
     quarantine: str = ""
     quarantined_since: float | None = None
     release: ReleaseReport | None = None
+    flappers: tuple[FlapperReport, ...] = ()
 
 
 class GenerationReport(msgspec.Struct, frozen=True, kw_only=True):
