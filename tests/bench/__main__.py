@@ -58,7 +58,7 @@ def _add(parser: argparse.ArgumentParser, section: Section) -> None:
         several = isinstance(option.full, Sequence)
         kind = type(option.full[0] if isinstance(option.full, Sequence) else option.full or 0)
         says = f"{option.help} (default {_shown(option.full)}, with --quick {_shown(option.quick)})"
-        parser.add_argument(f"--{name}", type=kind, nargs="+" if several else None, help=says)
+        parser.add_argument(f"--{name.replace('_', '-')}", type=kind, nargs="+" if several else None, help=says)
 
 
 def _shown(value: Value) -> str:

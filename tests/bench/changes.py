@@ -195,7 +195,7 @@ SECTION = Section(
         "services": Option(SIZES, SIZES, "the sizes"),
         "rounds": Option(5, 5, "repeats"),
         "changes": Option(10, 2, "of each kind, for each contender, in each round"),
-        "at-most": Option(4, 1, "of them above 100 services"),
+        "at_most": Option(4, 1, "of them above 100 services"),
         "locations": Option(0, 0, "how many services have one; 0: those that change, at most ten"),
     },
 )

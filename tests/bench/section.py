@@ -10,7 +10,7 @@ Value = int | float | Sequence[int] | None
 
 @dataclass(frozen=True, slots=True)
 class Option:
-    """An argument of a section, `--name`; its type is that of the value in the full form."""
+    """An argument of a section, `--its-name`; its type is that of the value in the full form."""
 
     full: Value
     quick: Value

@@ -1,5 +1,6 @@
 """The benchmarks' short forms: they converge, serve what is registered, and nothing grows. No test judges time."""
 
+import inspect
 import math
 from pathlib import Path
 from xml.etree import ElementTree as ET
@@ -10,6 +11,8 @@ from tests.bench import changes, churn, footprint, releases, start
 from tests.bench.contenders import OURS, present
 from tests.bench.fleet import KINDS
 from tests.bench.growth import figures
+from tests.bench.section import Section
+from tests.bench.sections import SECTIONS
 
 
 @pytest.fixture
@@ -47,6 +50,11 @@ def test_with_default_settings_the_connections_stay_within_the_budget() -> None:
     default, each = footprint.run(services=120, rest=2, changes=5)
     assert default.connections <= 98
     assert 120 < each.connections <= 148
+
+
+@pytest.mark.parametrize("section", SECTIONS, ids=lambda section: section.name)
+def test_a_section_takes_the_options_that_it_says(section: Section) -> None:
+    assert set(inspect.signature(section.run).parameters) == set(section.options)
 
 
 def test_a_policy_is_served_whichever_way_it_was_written() -> None:
