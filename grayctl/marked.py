@@ -114,6 +114,14 @@ def _decode(text: str | bytes, report: Report) -> str | None:
     return decoded
 
 
+def _hint(error: yaml.MarkedYAMLError) -> str:
+    if "alias" in f"{error.context} {error.problem}" or "anchor" in str(error.context):
+        return "A text that begins with * or & stands in quotes"
+    return (
+        "YAML is indented with blanks" if "'\\t'" in str(error.problem) else "Look at indentation, quotes and brackets"
+    )
+
+
 def _compose(text: str, report: Report) -> Node | None:
     try:
         root = yaml.compose(_untabbed(text), Loader=_Loader)
@@ -125,7 +133,7 @@ def _compose(text: str, report: Report) -> Node | None:
             return None
     except yaml.MarkedYAMLError as error:
         line = error.problem_mark.line + 1 if error.problem_mark else 1
-        report(Place(line, ""), "", f"this is no YAML: {error.problem}")
+        report(Place(line, ""), "", f"this is no YAML: {error.problem}. {_hint(error)}")
     except ReaderError as error:
         line = text.count("\n", 0, error.position) + 1
         report(Place(line, ""), "", f"this is no YAML: the character U+{error.character:04X} is not allowed")

@@ -1,21 +1,21 @@
 """`grayctl release apply`."""
 
-import sys
-from collections.abc import Iterator
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 import click
 
 from grayctl.cli.common import json_option, settings_of
+from grayctl.cli.policy_files import policy_texts
 from grayctl.errors import Problem, ReleaseError
 
 if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from grayctl.cli.release_change import Proposal
+    from grayctl.consul.releases import Stored
     from grayctl.model.catalog import Catalog
     from grayctl.policy.document import Document
     from grayctl.settings import Settings
-
-_SUFFIXES = {".yaml", ".yml", ".json"}
 
 
 @click.command()
@@ -54,14 +54,10 @@ def apply(  # noqa: PLR0917 -- click passes options so
         confirm,
         demand_known,
         nginx_difference,
-        propose,
         seen_of,
         show,
         tell,
-        with_notes,
     )
-    from grayctl.consul.releases import portions
-    from grayctl.model.history import Action
 
     settings = settings_of(ctx)
     if as_json and not (yes or dry_run):
@@ -73,25 +69,45 @@ def apply(  # noqa: PLR0917 -- click passes options so
         stage(settings, documents, scope, reason, yes=yes, dry_run=dry_run, as_json=as_json)
     stored, catalog, nodes = seen_of(settings, list(documents))
     demand_known((document for _, document in documents.values()), nodes)
-    proposals = []
-    for service, (text, document) in documents.items():
-        one = propose(stored[service], Action.APPLY, text, document.release)
-        proposals.append(with_notes(one, _warnings(settings, document, catalog)))
-    same = [one.service for one in proposals if one.nothing_new]
-    proposals = [one for one in proposals if not one.nothing_new]
+    proposed = _proposed(settings, documents, stored, catalog)
+    same = [one.service for one in proposed if one.nothing_new]
+    proposals = [one for one in proposed if not one.nothing_new]
     if not as_json:
         for one in proposals:
             show(one, nginx_difference(settings, catalog, one))
-    parts = portions([one.change for one in proposals])
-    if len(parts) > 1:
-        click.echo(
-            f"{len(proposals)} policies are {len(parts)} transactions: each is all or nothing, together they are not",
-            err=True,
-        )
+    _warn_of_several_transactions(proposals)
     if dry_run or not proposals:
         tell(NOTHING_DONE, proposals, same=same, as_json=as_json)
     confirm(f"Apply {', '.join(one.service for one in proposals)}?", yes=yes)
     tell(carry_out(settings, proposals, reason), proposals, same=same, as_json=as_json)
+
+
+def _proposed(
+    settings: "Settings",
+    documents: "Mapping[str, tuple[bytes, Document]]",
+    stored: "Mapping[str, Stored]",
+    catalog: "Catalog",
+) -> "list[Proposal]":
+    from grayctl.cli.release_change import propose, with_notes
+    from grayctl.model.history import Action
+
+    return [
+        with_notes(
+            propose(stored[service], Action.APPLY, text, document.release), _warnings(settings, document, catalog)
+        )
+        for service, (text, document) in documents.items()
+    ]
+
+
+def _warn_of_several_transactions(proposals: "Sequence[Proposal]") -> None:
+    from grayctl.consul.releases import portions
+
+    parts = len(portions([one.change for one in proposals]))
+    if parts > 1:
+        click.echo(
+            f"{len(proposals)} policies are {parts} transactions: each is all or nothing, together they are not",
+            err=True,
+        )
 
 
 def _documents(paths: tuple[str, ...]) -> "dict[str, tuple[bytes, Document]]":
@@ -104,7 +120,7 @@ def _documents(paths: tuple[str, ...]) -> "dict[str, tuple[bytes, Document]]":
 
     found: dict[str, tuple[bytes, Document]] = {}
     problems: list[Problem] = []
-    for name, text in _texts(paths):
+    for name, text in policy_texts(paths):
         try:
             document = read_document(text, name)
         except ReleaseError as error:
@@ -120,23 +136,6 @@ def _documents(paths: tuple[str, ...]) -> "dict[str, tuple[bytes, Document]]":
     if problems:
         raise ReleaseError(tuple(problems))
     return found
-
-
-def _texts(paths: tuple[str, ...]) -> Iterator[tuple[str, bytes]]:
-    for path in paths:
-        if path == "-":
-            yield "<stdin>", sys.stdin.buffer.read()
-            continue
-        try:
-            files = [Path(path)]
-            if Path(path).is_dir():
-                files = sorted(one for one in Path(path).iterdir() if one.suffix in _SUFFIXES)
-                if not files:
-                    raise click.UsageError(f"{path}: there is no file whose name ends in .yaml, .yml or .json")
-            for file in files:
-                yield str(file), file.read_bytes()
-        except OSError as error:
-            raise click.UsageError(f"{error.filename or path}: cannot be read: {error.strerror}") from error
 
 
 def _warnings(settings: "Settings", document: "Document", catalog: "Catalog") -> tuple[str, ...]:

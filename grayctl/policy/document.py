@@ -90,7 +90,7 @@ def read_document(text: str | bytes, file: str, *, service: str | None = None) -
     problems = Problems(file)
     size = len(text if isinstance(text, bytes) else text.encode("utf-8", "surrogatepass"))
     if size > LARGEST:
-        problems.add(Place(1, ""), "", f"has {size} bytes", f"{LARGEST} (128 KiB) are the most; use in_list")
+        problems.add(Place(1, ""), "", f"has more than {LARGEST} bytes (128 KiB)", "Use in_list")
         raise problems.error()
     node = marked.read(text, problems.add)
     shape = None if node is None else read(node, PolicyShape, problems)

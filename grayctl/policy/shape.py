@@ -78,7 +78,8 @@ def _read(node: Node, info: inspect.Type, problems: Problems) -> Any:
         found = {key: one for key, one in entries.items() if one is not None}
         _check_length(entries, table.min_length, node.place, problems)
     else:
-        problems.add(node.place, "", f"must be {_described(kinds)}")
+        described = _described(kinds)
+        problems.add(node.place, "", f"must be {described}", "Begin each entry with `- `" * (described == "a list"))
     return found
 
 
@@ -160,7 +161,7 @@ def _described(kinds: list[inspect.Type]) -> str:
 _CALLED: dict[type, str] = {
     inspect.StrType: "a text",
     inspect.ListType: "a list",
-    inspect.DictType: "a mapping",
+    inspect.DictType: "a mapping such as {NAME: ...}",
     inspect.IntType: "a whole number",
     inspect.BoolType: "true or false",
 }

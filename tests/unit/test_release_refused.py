@@ -44,7 +44,7 @@ def test_every_case_is_read() -> None:
 
 
 def test_the_limits() -> None:
-    assert refused(b"# " + b"x" * (LARGEST - 1)) == ["1: has 131073 bytes. 131072 (128 KiB) are the most; use in_list"]
+    assert refused(b"# " + b"x" * (LARGEST - 1)) == ["1: has more than 131072 bytes (128 KiB). Use in_list"]
     assert refused(b"# " + b"x" * (LARGEST - 2)) == ["1: is empty"]
     assert refused("é" * (LARGEST // 2) + "x")[0].startswith("1: has 131073 bytes")
     route = "- {name: n%d, match: {path: /%d}, to: v2}\n"
