@@ -71,9 +71,11 @@ class Inputs:
             case Source.QUERY if patterns.is_variable_name(given.name):
                 variable = Variable(f"arg_{given.name.lower()}")
             case Source.COOKIE:
-                variable = self._extracted("http_cookie", rf"(?:^|;) *{patterns.literal(given.name)} *= *([^;]*)")
+                variable = self._extracted(
+                    "http_cookie", rf"(?:^|;) *{patterns.literal(given.name.lower())} *= *([^;]*)"
+                )
             case Source.QUERY:
-                variable = self._extracted("args", rf"(?:^|&){patterns.literal(given.name)}=([^&]*)")
+                variable = self._extracted("args", rf"(?:^|&){patterns.literal(given.name.lower())}=([^&]*)")
             case Source.IDENTITY:
                 variable = self.user()
             case _:
@@ -169,7 +171,7 @@ class Inputs:
         return (
             len(condition.values) > _MOST_PATTERNS
             and condition.input.source in {Source.HEADER, Source.IDENTITY, Source.HOST}
-            and not any(value.startswith("*.") or not value or _SEPARATOR in value for value in condition.values)
+            and not any(not value or _SEPARATOR in value for value in condition.values)
         )
 
     def _texts(self, condition: Condition, entries: Iterable[str]) -> Question:

@@ -57,9 +57,7 @@ def exact(texts: Iterable[str], source: Source) -> Iterator[Key]:
     patterns = []
     for text in texts:
         pattern = spelled(text, source)
-        if source is Source.HOST and text.startswith("*."):
-            patterns.append(rf"^.+{literal(text[1:])}\z")
-        elif not _has_case(text) and pattern == literal(text) and fits_a_bucket(text):
+        if not _has_case(text) and pattern == literal(text) and fits_a_bucket(text):
             yield MapKey(text)
         else:
             patterns.append(rf"^{pattern}\z")

@@ -53,7 +53,16 @@ PATHS = [
     "/", "/static", "/static/x", "/staticx", "/a/", "/a", "/a/b", "/ä/b", "/x y", "/V1", "/\udcff", "/static/\udcff",
     "/static\udce4", "/\udcc3/b", "/a\n", "/a\nb", "/\n/static", "/\x01/x", "/a?b#c", "/a%2Fb", "/a+b",
 ]  # fmt: skip
-HOSTS = ["example.com", "a.example.com", "b.a.example.com", "other.org", "EXAMPLE.com", "É.example.com", "\udcff.org"]
+HOSTS = [
+    "example.com",
+    "a.example.com",
+    "b.a.example.com",
+    "other.org",
+    "EXAMPLE.com",
+    "É.example.com",
+    "\udcff.org",
+    ".example.com",
+]
 METHODS = ["GET", "POST", "PUT"]
 ADDRESSES = [
     "10.1.2.3",

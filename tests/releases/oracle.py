@@ -161,7 +161,7 @@ class _Oracle:
 
     def equal(self, source: str, value: str, wanted: str) -> bool:
         if source == "host" and wanted.startswith("*."):
-            return value.endswith(wanted[1:]) and value != wanted[1:]
+            return value.endswith(wanted[1:])
         return len(value) in self.ends(source, value, wanted)
 
     def prefix(self, source: str, value: str, wanted: str) -> bool:

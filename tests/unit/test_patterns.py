@@ -118,7 +118,7 @@ def test_a_path_prefix_covers_whole_segments(prefix: str, path: str, expected: b
     [("a.example.com", True), ("a.b.example.com", True), ("example.com", False), ("aexample.com", False)],
 )
 def test_a_wildcard_covers_subdomains_and_not_itself(host: str, expected: bool) -> None:  # noqa: FBT001 -- a table
-    assert holds(HOST, Operator.IN, ("*.example.com",), host) is expected
+    assert holds(HOST, Operator.SUFFIX, (".example.com",), host) is expected
 
 
 @pytest.mark.parametrize(
