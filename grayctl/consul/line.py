@@ -18,6 +18,10 @@ _CALM_RATE = 16.0
 # What was asked in peace just before a fault counts, too, and the second after one stays calm. The first is less, since
 # a loss is confirmed calmly also in peace.
 _BEFORE, _AFTER = 0.5, 1.0
+# Once Consul has answered everything for so many seconds, the fault is over: then those that failed catch up within
+# about ten seconds, however many they are. Up to a hundred that is the common limit.
+_TRUST, _CATCH_UP = 5.0, 0.16
+_AT_ONE_TIME = 20
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0
 
 
@@ -38,6 +42,7 @@ class Line:
         since: wall clock of the last change of `connected`.
         last_error: the newest fault's message; empty when there was none yet.
         last_contact: monotonic time of the newest answer; None before the first.
+        at_once: held by questions that Consul answers at once, so that a start with thousands is no storm.
         path: set while Consul answers at all; nobody retries while it is clear, except who looks for the path.
     """
 
@@ -47,12 +52,15 @@ class Line:
         self.since = time.time()
         self.last_error = ""
         self.last_contact: float | None = None
+        self.at_once = asyncio.Semaphore(_AT_ONE_TIME)
         self.path = asyncio.Event()
         self.path.set()
         self._observer = observer
         self._failing: set[str] = set()
         self._denied: set[str] = set()
         self._lost_at: float | None = None
+        self._well_since: float | None = None
+        self._most_failing = 0
         self._next_slot = self._calm_until = 0.0
         self._turn = asyncio.Lock()
         self._log = log.get("consul")
@@ -127,8 +135,13 @@ class Line:
                 if gated and not self.path.is_set():
                     continue
                 now = self.clock()
-                self._next_slot, self._calm_until = now + 1 / _CALM_RATE, now + _AFTER
+                self._next_slot, self._calm_until = now + 1 / self._calm_rate(now), now + _AFTER
                 return
+
+    def _calm_rate(self, now: float) -> float:
+        """Questions a second that are asked in turn."""
+        over = self._failing and self._well_since is not None and now - self._well_since > _TRUST
+        return max(_CALM_RATE, _CATCH_UP * self._most_failing) if over else _CALM_RATE
 
     def suffers(self, name: str) -> bool:
         """Whether the newest attempt of this query failed or was denied."""
@@ -138,6 +151,7 @@ class Line:
         """Count a fault of a question that another one will answer anyway."""
         self._observer.failed(error)
         self.last_error = str(error)
+        self._well_since = None
 
     def forget(self, name: str) -> None:
         """A query is asked no more: what it suffered no longer counts."""
@@ -151,6 +165,7 @@ class Line:
             self.since = time.time()
             self._log.info("consul_connected")
         self.last_contact = self.clock()
+        self._well_since = self.last_contact if self._well_since is None else self._well_since
         self._observer.answered(name.partition(" ")[0], seconds)
         if name in self._denied:
             self._denied.discard(name)
@@ -171,9 +186,11 @@ class Line:
             self._lost_at = self.clock()
             self._log.warning("consul_lost", query=name, error=str(error), note="the last good state stands")
         self._failing.add(name)
+        self._most_failing = max(self._most_failing, len(self._failing))
 
     def _note_regained(self) -> None:
         if not self._failing and self._lost_at is not None:
             self.since = time.time()
             self._log.info("consul_regained", after=round(self.clock() - self._lost_at, 3))
             self._lost_at = None
+            self._most_failing = 0

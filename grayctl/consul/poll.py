@@ -133,6 +133,13 @@ class Poll(Generic[T]):
 
     async def _read(self, wait: float | None) -> tuple[Reply[T], Verdict]:
         memory = self.memory
+        if memory.index is None:  # answered at once: thousands of them must wait here, not at the agent
+            async with self._line.at_once:
+                return await self._judged(wait)
+        return await self._judged(wait)
+
+    async def _judged(self, wait: float | None) -> tuple[Reply[T], Verdict]:
+        memory = self.memory
         asked = self._line.clock()
         try:
             reply = await self._ask(index=memory.index, wait=wait)

@@ -15,10 +15,10 @@ _SINGLE_KEYS = frozenset({"freeze"})
 
 def wanted_services(listed: Mapping[str, Iterable[str]], watch: WatchSettings) -> frozenset[str]:
     """The services to watch: exact names always; of those `listed` (name -> tags), by glob or by tag."""
-    return frozenset(watch.exact) | {
-        name
-        for name, tags in listed.items()
-        if watch.tag in tags or any(fnmatchcase(name, glob) for glob in watch.services)
+    exact = frozenset(watch.exact)
+    globs = [one for one in watch.services if one not in exact]
+    return exact | {
+        name for name, tags in listed.items() if watch.tag in tags or any(fnmatchcase(name, glob) for glob in globs)
     }
 
 

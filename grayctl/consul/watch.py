@@ -36,7 +36,7 @@ Service = Poll[tuple[Registration, ...]]
 
 _STATES = ("critical", "warning")
 _TRIGGERS = len(_STATES) + 1
-_FIRST_WAIT = 2.0
+_FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
 _JITTER = 0.1
 # A long poll that lives tells of a change itself within this time, however quickly changes come.
 _DOUBT = 1.0
@@ -126,9 +126,11 @@ class Watcher:
         """How long Consul may hold a long poll: no longer than the watcher is old.
 
         What is abandoned keeps its connection at the agent until its wait ends (FACTS). So a daemon that crashes
-        again and again never has more than one earlier life's connections there beside its own.
+        again and again never has more than one earlier life's connections there beside its own. Where polls are
+        so many that short waits would be a storm, the agent's limit is another, too.
         """
-        return min(self._watch.wait, max(_FIRST_WAIT, self._line.clock() - self._began))
+        age = self._line.clock() - self._began
+        return min(self._watch.wait, max(_FIRST_WAIT, len(self._running) / _RETURNS, age))
 
     def _service_wait(self) -> float:
         """Spread where places are scarce, so that there is always one that comes back soon and may give way."""

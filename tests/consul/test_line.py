@@ -1,6 +1,11 @@
 """Who may ask when, in invented time."""
 
+from functools import partial
+
+import pytest
+
 from grayctl.consul.line import Line
+from grayctl.errors import ConsulUnreachable
 from tests.support.watching import Recorder
 
 PER_SECOND = 20  # PROMISES
@@ -61,3 +66,60 @@ async def test_the_second_after_a_fault_is_calm_too() -> None:
     assert asked == sorted(set(asked)), "one after another"
     await time.sleep(1.5)
     assert await times(time, line, *[False] * 10) == [0.0] * 10
+
+
+async def answered(time: Time, line: Line, name: str) -> float:
+    """This query is answered in its turn; returns when."""
+
+    async def answer() -> None:
+        """Say nothing."""
+
+    await line.calm()
+    await line.attempt(name, answer)
+    return time.now
+
+
+async def failed(line: Line, name: str) -> None:
+    async def fail() -> None:
+        raise ConsulUnreachable("away")
+
+    with pytest.raises(ConsulUnreachable):
+        await line.attempt(name, fail)
+
+
+async def test_thousands_that_failed_catch_up_within_seconds_once_nothing_fails() -> None:
+    time = Time()
+    line = time.line()
+    names = [f"health {number}" for number in range(4500)]
+    for name in names:
+        await failed(line, name)
+    began = time.now
+    asked = [await answered(time, line, name) - began for name in names]
+    slow = [one for one in asked if one < 5]
+    assert all(sum(one <= other < one + 1.0 for other in slow) <= PER_SECOND for one in slow)
+    assert asked[-1] < 15
+    assert line.connected
+
+
+async def test_a_hundred_that_failed_keep_to_the_common_limit() -> None:
+    time = Time()
+    line = time.line()
+    names = [f"health {number}" for number in range(98)]
+    for name in names:
+        await failed(line, name)
+    asked = [await answered(time, line, name) for name in (*names, *names)]
+    assert all(sum(one <= other < one + 1.0 for other in asked) <= PER_SECOND for one in asked)
+    assert line.connected
+
+
+async def test_one_failure_ends_the_catching_up() -> None:
+    time = Time()
+    line = time.line()
+    for number in range(4500):
+        await failed(line, f"health {number}")
+    for number in range(300):
+        await answered(time, line, f"health {number}")
+    await failed(line, "health 300")
+    again = partial(answered, time, line)
+    asked = [await again(f"health {number}") for number in range(300, 360)]
+    assert all(sum(one <= other < one + 1.0 for other in asked) <= PER_SECOND for one in asked)
