@@ -8,7 +8,7 @@ from difflib import get_close_matches
 from grayctl.advice.finding import Finding, How, Level, Rule, ok
 from grayctl.advice.fleet import Fleet
 from grayctl.advice.view import setting_place
-from grayctl.consul.client import SHORT_CONNECTIONS, Right
+from grayctl.consul.client import PATH_CONNECTIONS, SHORT_CONNECTIONS, Right
 from grayctl.consul.selection import KV_NAMES, wanted_services
 from grayctl.consul.store import node_key
 from grayctl.settings import Settings
@@ -53,7 +53,8 @@ COLD = Rule(
     "services-cold",
     Level.OK,
     "consul",
-    "a service without a long poll of its own is found by triggers and a sweep: within 5 s instead of at once",
+    "the services that changed last have a long poll of their own; a changed registration of another is served within "
+    "5 s instead of at once, a failed check of it at once",
 )
 UNREAD = Rule(
     "agent-limits-unread",
@@ -191,7 +192,7 @@ def limits(view: ConsulView) -> Iterator[Finding]:
     if view.error:
         return
     polls = view.settings.watch.max_long_polls
-    connections = polls + SHORT_CONNECTIONS
+    connections = polls + SHORT_CONNECTIONS + PATH_CONNECTIONS
     limit = view.debug.get("HTTPMaxConnsPerClient")
     if not isinstance(limit, int):
         yield UNREAD.found(
@@ -217,7 +218,7 @@ def _cold(view: ConsulView, polls: int, limit: object) -> Iterator[Finding]:
     if wanted <= polls:
         return
     enough = _round(wanted + wanted // 10)
-    room = 2 * (enough + SHORT_CONNECTIONS)
+    room = 2 * (enough + SHORT_CONNECTIONS + PATH_CONNECTIONS)
     settings = f"[watch]\nmax_long_polls = {enough}"
     what = f"{wanted - polls} of {len(view.watched)} watched services have no long poll of their own"
     if isinstance(limit, int) and 0 < limit < room:

@@ -1,18 +1,23 @@
 """The agent's default limit, 200 connections for one address: who converges, and what is left for everybody else."""
 
 import http.client
+import math
 import os
 import random
+import signal
+import statistics
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Self
 
 import msgspec
 
 from tests.bench.machines import ConsulTemplate, Contender, Grayctl, Stage, address, stage
+from tests.bench.section import Option, Report, Section, table
 from tests.support.consul import Consul
+from tests.support.process import stop
 
 SIZES = (250, 1000, 4500)
 INSTANCES = 3
@@ -65,6 +70,50 @@ def run(sizes: tuple[int, ...] = SIZES, changes: int = CHANGES) -> Iterator[Row]
             yield measure(kind, size, changes)
 
 
+def report(services: Sequence[int], changes: int) -> Report:
+    """Each contender's row at each size."""
+    rows = list(run(tuple(services), changes))
+    head = ("services", "", "converged s", "connections", "others served", "failed", "change p50 s", "max s")
+    after = ("services", "", "served again s", "connections", "others served", "failed")
+    parts = [
+        table(head, map(_cells, rows)),
+        "After kill -9 and a start at once:",
+        table(after, map(_cells_again, rows)),
+    ]
+    if not ConsulTemplate.binary():
+        parts.append("consul-template is missing: set CONSUL_TEMPLATE or put it on PATH")
+    return Report("\n\n".join(parts), rows, failed(rows))
+
+
+def failed(rows: Iterable[Row]) -> list[str]:
+    """What is wrong with grayctl's rows, whatever the time it took."""
+    found = []
+    for one in (row for row in rows if row.name == "grayctl"):
+        where = f"{one.services} services"
+        if one.converged is None or one.again is None or None in one.changes:
+            found.append(f"{where}: not everything was served")
+        if one.peak > BUDGET or one.peak_again > 2 * BUDGET:
+            found.append(f"{where}: {one.peak} connections, {one.peak_again} after a restart")
+        if one.others.failed or one.others_again.failed:
+            found.append(f"{where}: {one.others.failed} and {one.others_again.failed} questions of others failed")
+    return found
+
+
+def _cells(one: Row) -> tuple[object, ...]:
+    took = sorted(math.inf if seconds is None else seconds for seconds in one.changes) or [math.inf]
+    others = (one.others.served, one.others.failed)
+    return one.services, one.name, _shown(one.converged), one.peak, *others, statistics.median(took), took[-1]
+
+
+def _cells_again(one: Row) -> tuple[object, ...]:
+    others = (one.others_again.served, one.others_again.failed)
+    return one.services, one.name, _shown(one.again), one.peak_again, *others
+
+
+def _shown(seconds: float | None) -> float | str:
+    return "never" if seconds is None else seconds
+
+
 def measure(kind: type[Contender], size: int, changes: int, *, settles: float = _SETTLES) -> Row:
     """One contender at one size: its start, then changes, then kill -9 and a new start."""
     services = tuple(f"limits-{number:04}" for number in range(size))
@@ -72,6 +121,8 @@ def measure(kind: type[Contender], size: int, changes: int, *, settles: float = 
         _register(here, services)
         one = kind(here.folder / ("grayctl" if kind is Grayctl else "consul-template"), here.consul, *services)
         one.located = 1
+        if isinstance(one, ConsulTemplate):
+            one.zone = "64k"  # thousands of larger ones are a gigabyte
         if isinstance(one, Grayctl):
             one.edge.configure(watch=f'services = ["{services[0]}", "limits-*"]')
         row = Row(services=size, name=one.name)
@@ -85,8 +136,9 @@ def measure(kind: type[Contender], size: int, changes: int, *, settles: float = 
 def _measure(one: Contender, here: Stage, row: Row, changes: int, settles: float) -> None:
     numbers = random.Random(row.services)
     with Watch(here.consul) as watch:
+        one.prepare()
         began = time.monotonic()
-        one.start()
+        one.launch()
         row.converged = _until(lambda: _converged(one), began, _CONVERGES)
         time.sleep(settles)
         if row.converged is not None:
@@ -96,7 +148,9 @@ def _measure(one: Contender, here: Stage, row: Row, changes: int, settles: float
     row.peak, row.others = watch.peak, watch.asked
     with Watch(here.consul) as watch:
         began = time.monotonic()
-        one.kill_and_start()
+        assert one.process is not None
+        stop(one.process, sig=signal.SIGKILL)
+        one.launch()
         if row.converged is not None and _change(one, here, one.services[-1], changes + 2, _CONVERGES) is not None:
             row.again = time.monotonic() - began
         time.sleep(max(0.0, began + _AFTERWARDS - time.monotonic()))
@@ -247,3 +301,14 @@ def _sockets(pid: int) -> set[str]:
         if link.startswith("socket:["):
             found.add(link[len("socket:[") : -1])
     return found
+
+
+SECTION = Section(
+    "limits",
+    "an agent with its default limit of 200 connections, and who else can ask it, grayctl beside consul-template",
+    report,
+    {
+        "services": Option(SIZES, (250,), "how many, each size with an agent of its own"),
+        "changes": Option(CHANGES, 5, "of one service each, at each size"),
+    },
+)
