@@ -32,7 +32,6 @@ if TYPE_CHECKING:
 
 _SHUTDOWN = "Set a shorter worker_shutdown_timeout in nginx.conf, or raise reload.max_old_workers"
 RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
-_OLD_FOR_EACH = 4  # old workers for each one that serves, where `reload.max_old_workers` says nothing
 _COUNT_EVERY = 0.5  # seconds; while a change waits for old workers
 _DRIFT_EVERY = 5.0  # seconds; a look costs a stat for each file that nginx reads
 
@@ -190,7 +189,7 @@ class Applier:
     def _count_old(self) -> None:
         """Count the workers of earlier generations; they grow no more without a reload."""
         serving, old = self.parts.site.crew() if self.parts else (0, 0)
-        ceiling = self._reload.max_old_workers or _OLD_FOR_EACH * max(1, serving)
+        ceiling = self._reload.ceiling(serving)
         self._pace = self._pace.counted(crowded=old >= ceiling)
         self._crowded = f"a change waits for old workers: {old} are alive, {ceiling} may be. {_SHUTDOWN}"
 

@@ -22,6 +22,7 @@ from grayctl.wording import did_you_mean
 
 DEFAULT_PATH = Path("/etc/grayctl/grayctl.toml")
 _MAX_PORT = 65535
+_OLD_FOR_EACH = 4
 _T = TypeVar("_T")
 
 _DURATION = re.compile(r"(?P<figure>\d{1,9}(?:\.\d{1,9})?)(?P<unit>ms|s|m|h)\Z")
@@ -118,6 +119,10 @@ class ReloadSettings(Struct, frozen=True, forbid_unknown_fields=True):
     max_delay: Duration = Duration(2.0)
     max_old_workers: Count = 0
     confirm_timeout: Duration = Duration(10.0)
+
+    def ceiling(self, serving: int) -> int:
+        """From how many workers of earlier generations on reloads wait, while so many serve."""
+        return self.max_old_workers or _OLD_FOR_EACH * max(1, serving)
 
 
 class GuardSettings(Struct, frozen=True, forbid_unknown_fields=True):

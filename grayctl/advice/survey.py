@@ -42,7 +42,7 @@ from grayctl.nginx.check import check as test
 from grayctl.nginx.confirm import ask_marker
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect
-from grayctl.nginx.process import find_master, hidden_master, orphans
+from grayctl.nginx.process import Master, find_master, hidden_master, orphans, workers
 from grayctl.nginx.tree import Tree, read
 from grayctl.render.templates import Templates
 from grayctl.settings import Settings, listen_address
@@ -54,6 +54,12 @@ REFUSES = Rule(
 NOT_RUNNING = Rule("nginx-not-running", Level.WARNING, "nginx", "nothing is served; the next start serves the newest")
 ORPHANS = Rule(
     "orphan-workers", Level.WARNING, "nginx", "workers of a dead master may hold its ports, and serve an old generation"
+)
+OLD_WORKERS = Rule(
+    "old-workers",
+    Level.WARNING,
+    "nginx",
+    "each keeps its memory, and with so many of them reloads wait for them to end",
 )
 UNREAD = Rule("include-unread", Level.OK, "nginx", "what stands in there is not judged here; nginx -t judges it")
 NO_TEMPLATES = Rule("templates-missing", Level.FAILURE, "templates", "without them nothing new is rendered")
@@ -160,6 +166,7 @@ async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, in
     pid = found.pid if found else hidden_master(facts.pid_file)
     if pid is not None:
         findings.append(ok("nginx", f"runs as pid {pid}"))
+        findings += _old_workers(found, settings) if found else ()
     else:
         what = f"nginx does not run: {facts.pid_file} names no master of {facts.conf}"
         findings.append(NOT_RUNNING.found(what, how=How.RUN, advice="systemctl start nginx"))
@@ -169,6 +176,18 @@ async def _examine(settings: Settings) -> tuple[Facts | None, Checked | None, in
         pids = " ".join(map(str, lost))
         findings.append(ORPHANS.found(f"workers without a master: {pids}", how=How.RUN, advice=f"kill -QUIT {pids}"))
     return facts, tested, pid, findings
+
+
+def _old_workers(found: Master, settings: Settings) -> Iterator[Finding]:
+    """Workers of earlier generations that long connections keep."""
+    crew = workers(found)
+    old = sum(one.leaving for one in crew)
+    if old >= settings.reload.ceiling(len(crew) - old):
+        advice = (
+            "set a shorter worker_shutdown_timeout in nginx.conf; it counts for workers that a later reload replaces. "
+            "Those of now end with their connections"
+        )
+        yield OLD_WORKERS.found(f"{old} workers of earlier generations are alive", how=How.DO, advice=advice)
 
 
 async def _view(

@@ -344,6 +344,21 @@ def test_an_nginx_that_does_not_run_and_workers_that_it_left_are_told_apart(benc
     wait_until(lambda: not bench.found("orphan-workers"), "the workers have ended")
 
 
+def test_workers_that_long_connections_keep_are_counted(bench: Bench) -> None:
+    bench.configure("[reload]\nmax_old_workers = 1")
+    nginx = bench.nginx
+    nginx.write_conf()
+    nginx.start()
+    with socket.create_connection(("127.0.0.1", nginx.web)) as stream:
+        stream.sendall(b"GET / HTTP/1.1\r\nHost: a\r\n")  # never ended: its worker waits for the rest
+        assert bench.found("old-workers") == []
+        nginx.reload()
+        (found,) = wait_until(lambda: bench.found("old-workers"), "the old worker is left")
+        assert "1 workers of earlier generations are alive" in found.what
+        assert "worker_shutdown_timeout" in found.advice
+    wait_until(lambda: bench.found("old-workers") == [], "it has ended")
+
+
 def test_templates_that_are_missing_or_broken_are_named(bench: Bench) -> None:
     bench.configure("templates_dir = '{folder}/templates'")
     (found,) = bench.found("templates-missing")

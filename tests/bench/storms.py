@@ -74,6 +74,9 @@ class Storm:
     servers: dict[str, set[str]]
 
 
+Kind = Callable[["Services", int], Storm]
+
+
 class Services:
     """The services of one contender: a hundred of ten instances, one of them of fifty, and a probe of one."""
 
@@ -193,10 +196,16 @@ def run(seconds: int, services: int = SERVICES, *, alone: bool = False) -> Itera
         AssertionError: wrk is missing or failed, or a contender does not serve what is registered before the storms.
     """
     with stage(limits={"http_max_conns_per_client": 10_000}) as here:
-        makers: list[tuple[str, Callable[..., Contender]]] = [("grayctl", Grayctl)]
+        every: tuple[Kind, ...] = (weights, flap, at_once, rolling)
+        makers: list[tuple[str, Callable[..., Contender], tuple[Kind, ...]]] = [("grayctl", Grayctl, every)]
         if ConsulTemplate.binary() is not None and not alone:
-            makers += [("consul-template", ConsulTemplate), ("ct-wait", partial(ConsulTemplate, wait=_WAIT))]
-        for name, make in makers:
+            makers += [
+                ("consul-template", ConsulTemplate, every),
+                ("ct-wait", partial(ConsulTemplate, wait=_WAIT), every),
+                # whether it checks says nothing about how often it reloads: two storms show that
+                ("ct-plain", partial(ConsulTemplate, checked=False), (at_once, rolling)),
+            ]
+        for name, make, kinds in makers:
             of = Services(here, name, services)
             one = make(here.folder / name, here.consul, *of.names, of.rolling, of.probe)
             one.nginx.connections = 4096  # the upstreams keep up to 32 each
@@ -206,9 +215,10 @@ def run(seconds: int, services: int = SERVICES, *, alone: bool = False) -> Itera
                 one.start()
                 for service in one.services:
                     wait_until(partial(one.ask, 1, service), f"{name} serves {service}", seconds=60)
-                for kind in (weights, flap, at_once, rolling):
+                for kind in kinds:
                     time.sleep(1)  # with the calm of the storm before, the next change is the first one after quiet
-                    yield _weather(one, of, kind.__name__.replace("_", " "), kind(of, seconds), loaded=not alone)
+                    storm = kind(of, seconds)
+                    yield _weather(one, of, kind.__name__.replace("_", " "), storm, loaded=not alone)
 
 
 def _weather(one: Contender, of: Services, name: str, storm: Storm, *, loaded: bool) -> Result:
