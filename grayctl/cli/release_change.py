@@ -125,15 +125,17 @@ async def context(client: ConsulClient, settings: Settings, services: Sequence[s
 
 
 def nginx_difference(settings: Settings, catalog: Catalog, proposal: Proposal) -> tuple[str, ...]:
-    """What nginx would read in the place of what it reads, as a unified difference, cut where it is long.
+    """What nginx would read in the place of what it reads, as a unified difference; a long one without its middle.
 
     With the templates and settings of this machine, and without what a node remembers: kept instances, quarantine.
     """
     service = proposal.service
     old, new = (_rendered(settings, catalog, service, one) for one in (proposal.before, proposal.after))
     lines = list(unified_diff(old, new, f"now/{service}.conf", f"then/{service}.conf", n=1, lineterm=""))
-    more = len(lines) - _MOST_LINES
-    return (*lines[:_MOST_LINES], f"... and {more} lines more") if more > 0 else tuple(lines)
+    if len(lines) <= _MOST_LINES:
+        return tuple(lines)
+    end = _MOST_LINES // 2  # behind a long list stands what it decides
+    return (*lines[:end], f"... {len(lines) - 2 * end} lines more ...", *lines[-end:])
 
 
 def _rendered(settings: Settings, catalog: Catalog, service: str, in_force: InForce | None) -> list[str]:

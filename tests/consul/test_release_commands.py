@@ -97,6 +97,23 @@ def test_a_warning_of_the_lint_is_a_note(desk: Desk) -> None:
     assert "beta" in shown.partition("note: ")[2]
 
 
+def test_what_stands_behind_a_long_list_is_shown_too(desk: Desk) -> None:
+    for version in ("v1", "v2"):
+        desk.consul.register(desk.service, f"{desk.service}-{version}", "10.0.0.1", 80, version=version)
+    users = desk.folder / "users.txt"
+    users.write_text("".join(f"u{number}\n" for number in range(500)), encoding="utf-8")
+    desk.run("list", "put", "users", users.name)
+    routes = "routes: [{name: on-the-list, match: {identity: {in_list: users}}, to: v2}]\n"
+    said = desk.run("release", "apply", desk.policy(more=routes), "--dry-run")
+    before, cut, behind = said.partition(" lines more ...")
+    assert ("u1" in before, bool(cut), "on-the-list" in behind, "u300" in said) == (True, True, True, False)
+
+
+def test_a_rollback_to_what_stands_says_so(desk: Desk) -> None:
+    desk.run("release", "apply", desk.policy(), "--yes")
+    assert f"{desk.service}: stands like this already" in desk.run("release", "rollback", desk.service, "1")
+
+
 def test_nothing_is_written_when_any_policy_is_refused(desk: Desk) -> None:
     """Every problem of every file is told, with file and line."""
     files = [
