@@ -56,6 +56,13 @@ routes:
     to: v3
 """
 VERSIONS = ("v1", "v2", "v3")
+LOCATIONS = ("gray", "headers", "plain")
+# What an expert writes whatever the service; WebSocket and the version are the snippet's.
+_HEADERS = """proxy_http_version 1.1;
+            proxy_set_header Host $host;
+            proxy_set_header X-Request-ID $request_id;
+            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
+            proxy_set_header X-Forwarded-Proto $scheme;"""
 LISTED = tuple(f"beta-{number}" for number in range(10_000))
 # Eight users of ten are nobody special: all five routes are asked, then the shares. The same for both contenders.
 REQUEST = """local requests, at = {}, 0
@@ -81,34 +88,38 @@ end
 """
 
 
+class Turn(msgspec.Struct, frozen=True):
+    """Requests a second, and microseconds of the worker's CPU for one: what other load on the machine moves least."""
+
+    rate: float
+    cost: float
+
+
 class Row(msgspec.Struct, frozen=True, kw_only=True):
     """A policy beside an upstream written by hand, in one nginx with one worker, by turns.
 
     Attributes:
-        upstreams: of other services, beside both.
-        rates, plain_rates: requests a second of each turn.
-        costs, plain_costs: microseconds of the worker's CPU for a request, of each turn: what other load on the
-            machine moves least.
+        upstreams: of other services, beside all.
+        turns: of each location: `gray` has the policy, `plain` is written by hand, and `headers` is the same with all
+            that the policy's snippet sends on, so that between it and `gray` is the decision alone.
         failed: requests without a good answer.
     """
 
     backend: str
     upstreams: int
-    rates: list[float] = []
-    plain_rates: list[float] = []
-    costs: list[float] = []
-    plain_costs: list[float] = []
-    failed: int = 0
+    turns: dict[str, list[Turn]]
+    failed: int
 
     @property
     def ratio(self) -> float:
-        """Of requests a second: the median over the turns; 1 means that a policy costs nothing."""
-        return statistics.median(map(float.__truediv__, self.rates, self.plain_rates))
+        """Of requests a second to those by hand: the median over the turns; 1 means that a policy costs nothing."""
+        pairs = zip(self.turns["gray"], self.turns["plain"], strict=True)
+        return statistics.median(ours.rate / plain.rate for ours, plain in pairs)
 
-    @property
-    def ratio_of_cost(self) -> float:
-        """Of requests for a second of the worker's CPU."""
-        return statistics.median(map(float.__truediv__, self.plain_costs, self.costs))
+    def ratio_of_cost(self, other: str) -> float:
+        """Of requests for a second of the worker's CPU, to those of another location."""
+        pairs = zip(self.turns["gray"], self.turns[other], strict=True)
+        return statistics.median(theirs.cost / ours.cost for ours, theirs in pairs)
 
 
 class Written(msgspec.Struct, frozen=True, kw_only=True):
@@ -136,23 +147,25 @@ def run(turns: int, seconds: int) -> Iterator[Row]:
                 ):
                     here = folder / f"{upstreams} {backend}".replace(" ", "-").replace(",", "")
                     with _site(here, port, upstreams, main) as site:
-                        yield _row(Row(backend=backend, upstreams=upstreams), here, site, connections, turns, seconds)
+                        taken, failed = _turns(here, site, connections, turns, seconds)
+                        yield Row(backend=backend, upstreams=upstreams, turns=taken, failed=failed)
 
 
-def _row(  # noqa: PLR0917 -- what a row is made of
-    row: Row, folder: Path, site: tuple[int, int], connections: int, turns: int, seconds: int
-) -> Row:
+def _turns(
+    folder: Path, site: tuple[int, int], connections: int, turns: int, seconds: int
+) -> tuple[dict[str, list[Turn]], int]:
+    """The turns of each location, and how many requests failed in all."""
     (edge, worker), failed = site, 0
+    taken: dict[str, list[Turn]] = {path: [] for path in LOCATIONS}
     for turn in range(turns + 1):  # the first warms up
-        for path in ("gray", "plain") if turn % 2 else ("plain", "gray"):
+        for path in LOCATIONS if turn % 2 else reversed(LOCATIONS):
             before = cpu_seconds(worker)
             load = wrk(folder, f"http://127.0.0.1:{edge}/{path}", seconds, connections=connections, request=REQUEST)
             cost = (cpu_seconds(worker) - before) / load.requests * 1e6
             failed += load.failed
             if turn:
-                (row.rates if path == "gray" else row.plain_rates).append(load.rate)
-                (row.costs if path == "gray" else row.plain_costs).append(cost)
-    return msgspec.structs.replace(row, failed=failed)
+                taken[path].append(Turn(load.rate, cost))
+    return taken, failed
 
 
 @contextmanager
@@ -170,17 +183,20 @@ def _site(folder: Path, port: int, upstreams: int, main: str) -> Iterator[tuple[
     plain = "".join(f"server {one.host}:{one.port};" for one in instances)
     user = f"""
     variables_hash_max_size {4 * (upstreams + 1000)};
-    upstream plain {{ zone plain 64k; {plain} keepalive 32; }}
+    upstream plain {{ zone plain 64k; {plain} keepalive {32 * len(instances)}; }}
     server {{
         listen 127.0.0.1:{edge};
         location = /gray {{ include {folder}/shop.snippet; proxy_pass http://$gray_shop; }}
+        location = /headers {{
+            {_HEADERS}
+            proxy_set_header Connection $gray_connection;
+            proxy_set_header Upgrade $http_upgrade;
+            proxy_set_header X-Gray-Version v1;
+            proxy_pass http://plain;
+        }}
         location = /plain {{
-            proxy_http_version 1.1;
-            proxy_set_header Host $host;
+            {_HEADERS}
             proxy_set_header Connection "";
-            proxy_set_header X-Request-ID $request_id;
-            proxy_set_header X-Forwarded-For $proxy_add_x_forwarded_for;
-            proxy_set_header X-Forwarded-Proto $scheme;
             proxy_pass http://plain;
         }}
     }}
@@ -281,9 +297,11 @@ def report(turns: int, seconds: int, changes: int) -> Report:
         "other upstreams",
         "ratio",
         "ratio, CPU",
+        "of the decision",
         "requests/s",
         "by hand",
         "CPU, us",
+        "same headers",
         "by hand",
         "failed",
     )
@@ -297,8 +315,10 @@ def report(turns: int, seconds: int, changes: int) -> Report:
 
 
 def _cells(one: Row) -> tuple[object, ...]:
-    measured = (statistics.median(found) for found in (one.rates, one.plain_rates, one.costs, one.plain_costs))
-    return one.backend, one.upstreams, one.ratio, one.ratio_of_cost, *measured, one.failed
+    rates = (statistics.median(turn.rate for turn in one.turns[path]) for path in ("gray", "plain"))
+    costs = (statistics.median(turn.cost for turn in one.turns[path]) for path in LOCATIONS)
+    ratios = one.ratio, one.ratio_of_cost("plain"), one.ratio_of_cost("headers")
+    return one.backend, one.upstreams, *ratios, *rates, *costs, one.failed
 
 
 SECTION = Section(
@@ -306,8 +326,8 @@ SECTION = Section(
     "what a policy costs beside an upstream by hand; from its key in Consul to served",
     report,
     {
-        "turns": Option(10, 2, "of each contender, in each row"),
-        "seconds": Option(2, 1, "for each turn"),
-        "changes": Option(50, 10, "of the policy, each way; 0: none"),
+        "turns": Option(8, 2, "of each contender, in each row"),
+        "seconds": Option(1, 1, "for each turn"),
+        "changes": Option(20, 10, "of the policy, each way; 0: none"),
     },
 )

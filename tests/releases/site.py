@@ -1,5 +1,6 @@
 """A real nginx over the objects of some plans, and plans from policies without Consul."""
 
+import re
 import socket
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -90,7 +91,10 @@ def served(
     objects, failed = renderer.objects(Plan({one.service: one for one in plans}, {}))
     assert not failed
     includes = {True: "", False: ""}
-    for one in renderer.file_set(objects).objects.values():  # in the order of http.conf
+    entries = renderer.file_set(objects)
+    names = re.findall(r"/([^/]+\.conf)\"", entries.http + entries.stream)
+    place = {name: number for number, name in enumerate(names)}
+    for one in sorted(objects.values(), key=lambda one: place[one.filename]):  # as in http.conf
         (folder / f"{one.slug}.conf").write_bytes(one.content.encode("utf-8", "surrogateescape"))
         (folder / f"{one.slug}.snippet").write_text(one.snippet, encoding="utf-8")
         includes[one.is_stream] += f"include {folder}/{one.slug}.conf;\n"
