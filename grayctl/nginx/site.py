@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 
 from grayctl import log
 from grayctl.errors import NginxConfigError, NginxError, StateError
@@ -13,8 +13,9 @@ from grayctl.nginx.confirm import ErrorLog, MasterGone, NotProven, NotRunning, P
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect, is_fresh
 from grayctl.nginx.journal import Pending, State
+from grayctl.nginx.lookout import Lookout, Noticed
 from grayctl.nginx.ports import strangers
-from grayctl.nginx.process import Master, demand_reachable, find_master, hang_up, is_alive, orphans, suspended, workers
+from grayctl.nginx.process import Master, demand_reachable, find_master, hang_up, is_alive, workers
 from grayctl.nginx.recovery import Recovery, recover
 from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 
@@ -22,11 +23,7 @@ from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 ACTIVATION = ("pending", "flipped", "signalled", "confirmed", "recorded", "done")
 ROLLBACK = ("condemned", "flipped-back", "signalled", "restored", "recorded", "rolled-back")
 
-_STARTING = 2.0  # seconds a new master gets to answer before it is signalled
 _PAUSE = 0.02
-# Seconds between two signals to an nginx that does not serve what stands: growing, since a reload costs running
-# requests; not beyond the second figure while nobody answers at all and there is nothing to lose.
-_AGAIN, _AGAIN_SILENT, _AGAIN_CEILING = 5.0, 10.0, 300.0
 _SUCCESSIONS = 5  # masters in a row that may be replaced in mid-proof
 
 
@@ -36,19 +33,6 @@ class Activated:
 
     proven: bool
     seconds: float
-
-
-@dataclass(frozen=True, slots=True)
-class Noticed:
-    """A change of nginx that nobody announced: `started`, `stopped`, `proven`, `unproven`."""
-
-    what: str
-    pid: int | None
-    detail: str = ""
-
-    def event(self) -> dict[str, object]:
-        """For a log event."""
-        return asdict(self)
 
 
 class Site:
@@ -83,8 +67,7 @@ class Site:
         self._keep = keep
         self._log = log.get("nginx")
         self._namespace = namespace_allowed()
-        self._again_at = 0.0
-        self._again = _AGAIN
+        self._lookout = Lookout()
         self._judged: Facts | None = None  # by which `master` was proven
 
     def reconfigure(self, settings: NginxSettings, reload: ReloadSettings, facts: Facts) -> None:
@@ -136,7 +119,7 @@ class Site:
             NginxError: nginx cannot be started, or its master could not be signalled and proven now.
             StateError: the candidate is gone, or it or the journal cannot be written.
         """
-        await self._refresh()
+        await self.refresh()
         master = self.look()
         demand_reachable(master, self.facts.pid_file)
         await self._settle_first()
@@ -219,7 +202,7 @@ class Site:
         held = self._strangers(candidate)
         return replace(checked, ok=False, messages=held) if checked.ok and held else checked
 
-    async def _refresh(self) -> None:
+    async def refresh(self) -> None:
         """Read the user's configuration again when it was touched: log, pid file or include may have moved."""
         if not is_fresh(self.facts) or not self.facts.included:
             try:
@@ -394,53 +377,4 @@ class Site:
         Raises:
             StateError: the record cannot be written.
         """
-        before, master = self.master, self.look()
-        current = self.store.current()
-        if master is None:
-            return self._notice_absence(before)
-        alone = not workers(master)  # every worker is dead and none is respawned: only a signal brings new ones
-        if current is None or (master == before and self.proven and not alone):
-            return None
-        self.orphans = []
-        now = asyncio.get_running_loop().time()
-        changed = master != before or (alone and self.proven)
-        if changed:
-            self._again_at, self._again = 0.0, _AGAIN
-            self.record(current, proven=False)
-        if await self._answers_soon(current, master, patient=changed):
-            self.record(current, proven=True)
-            return Noticed("proven", master.pid, f"serves generation {current.number}")
-        return await self._bring_up(current, master) if now >= self._again_at else None
-
-    def _notice_absence(self, before: Master | None) -> Noticed | None:
-        if before is None:
-            return None
-        self.orphans = orphans(self.facts)
-        detail = f"workers without a master: {self.orphans}" if self.orphans else "its next start serves the newest"
-        return Noticed("stopped", before.pid, detail)
-
-    async def _bring_up(self, current: Manifest, master: Master) -> Noticed:
-        """Tell nginx to read what stands, unless its check refuses that: a signal costs running requests."""
-        self._again_at = asyncio.get_running_loop().time() + self._again
-        silent = not await ask_marker(*self.marker)
-        self._again = min(_AGAIN_SILENT if silent else _AGAIN_CEILING, 2 * self._again)
-        if words := suspended(master):
-            return Noticed("unproven", master.pid, words)
-        await self._refresh()
-        checked = await self.check_current()
-        if not checked.ok:
-            return Noticed("unproven", master.pid, "; ".join(checked.messages))
-        proof = await self.serve(current)
-        self.record(current, proven=isinstance(proof, Proven))
-        if isinstance(proof, NotProven):
-            return Noticed("unproven", master.pid, proof.reason)
-        return Noticed("started", master.pid, f"serves generation {current.number}")
-
-    async def _answers_soon(self, manifest: Manifest, master: Master, *, patient: bool) -> bool:
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + (_STARTING if patient else 0.0)
-        while not await self.answers(manifest):
-            if loop.time() >= deadline or not is_alive(master):
-                return False
-            await asyncio.sleep(_PAUSE)
-        return True
+        return await self._lookout.look(self)
