@@ -55,11 +55,24 @@ def demand_match(path: Path, content: str, sha: str) -> None:
         raise StateError(f"{path}: changed by hand: its content does not match its name")
 
 
+FileStamp = tuple[int, int, int, int]
+
+
+def stamp_of(path: str | Path) -> FileStamp:
+    """Inode, size and times of a file: it is read again only when one of them has moved.
+
+    Raises:
+        OSError: there is no such file.
+    """
+    found = os.stat(path)  # noqa: PTH116 -- thousands for each change: a Path for each costs five times the stat
+    return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
+
+
 class Hashes:
-    """The hashes of files; one is read again only when its inode, size or times moved."""
+    """The hashes of files; one is read again only when its stamp has moved."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[tuple[int, int, int, int], str]] = {}
+        self._seen: dict[str, tuple[FileStamp, str]] = {}
         self._asked: set[str] = set()
 
     def of(self, folder: Path, names: Iterable[str]) -> dict[str, str | None]:
@@ -74,8 +87,7 @@ class Hashes:
     def _one(self, path: str) -> str | None:
         self._asked.add(path)
         try:
-            found = os.stat(path)  # noqa: PTH116 -- thousands for each change: a Path for each costs five times the stat
-            mark = (found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns)
+            mark = stamp_of(path)
             held = self._seen.get(path)
             if held is None or held[0] != mark:
                 held = (mark, content_sha(Path(path).read_bytes()))

@@ -26,7 +26,7 @@ import msgspec
 
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
-from grayctl.nginx.content import Hashes, decoded, demand_match, file_parts, snippet_set
+from grayctl.nginx.content import FileStamp, Hashes, decoded, demand_match, file_parts, snippet_set, stamp_of
 from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync
 from grayctl.nginx.journal import Journal
 from grayctl.nginx.writer import HTTP, MANIFEST, SNIPPETS, STREAM, Writer
@@ -53,6 +53,8 @@ class Store(Journal):
         self._hashes = Hashes()
         self._writer = Writer(root, self._hashes)
         self._highest = -1
+        # the manifest that was read last, which is asked for every few seconds
+        self._newest: tuple[tuple[Path, FileStamp] | None, Manifest] = None, Manifest(number=-1, digest="")
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Store"]:
@@ -220,7 +222,10 @@ class Store(Journal):
         """
         path = self.folder(number) / MANIFEST
         try:
-            return msgspec.json.decode(path.read_bytes(), type=Manifest)
+            mark = stamp_of(path)
+            if self._newest[0] != (path, mark):
+                self._newest = (path, mark), msgspec.json.decode(path.read_bytes(), type=Manifest)
+            return self._newest[1]
         except FileNotFoundError as error:
             kept = ", ".join(map(str, self.numbers())) or "none"
             raise StateError(f"there is no generation {number}; kept are: {kept}") from error

@@ -108,7 +108,7 @@ def resolve(
     """
     given = Given(catalog, known, settings, limits, guarded or {}, standing)
     earlier: Mapping[str, ServicePlan] = before.services if before else Renewed()
-    stale = given.stale(before.given) if before and isinstance(before.given, Given) else None
+    stale = given.stale(before.given, earlier) if before and isinstance(before.given, Given) else None
     # nobody came or went and all had a plan: so each id belongs to whom it belonged
     settled = stale is not None and before is not None and not before.refused and _all_stay(stale, earlier, given)
     candidates = stale if settled and stale is not None else catalog.services.keys() | known.keys()
@@ -150,19 +150,31 @@ class Given:
     guarded: Mapping[str, tuple[Server, ...]]
     standing: Standing
 
-    def stale(self, then: "Given") -> AbstractSet[str] | None:
-        """The services of which any part is another object than then; None when all are to be planned again."""
+    def stale(self, then: "Given", plans: Mapping[str, ServicePlan]) -> AbstractSet[str] | None:
+        """The services of which any part that counts is another object than then; None when all shall be planned again.
+
+        Args:
+            then: what `plans` were made of.
+            plans: by service.
+        """
         if self.settings is not then.settings or self.limits != then.limits or self.catalog.names != then.catalog.names:
             return None
         now, before = self.standing, then.standing
         found = (
             differing(self.catalog.services, then.catalog.services)
-            | differing(self.known, then.known)
+            | {name for name in differing(self.known, then.known) if not self._matters_little(name, plans.get(name))}
             | differing(self.guarded, then.guarded)
             | differing(now.in_force, before.in_force)
             | differing(now.drained, before.drained)
         )
         return found | now.in_force.keys() if differing(now.lists, before.lists) else found
+
+    def _matters_little(self, service: str, plan: ServicePlan | None) -> bool:
+        """Whether what a service served last says nothing new: it has healthy instances and no release."""
+        known = self.known.get(service)
+        if plan is None or known is None:
+            return False
+        return plan.serving is Serving.LIVE and plan.compiled is None and plan.released == known.released
 
 
 def _all_stay(services: Iterable[str], earlier: Mapping[str, ServicePlan], given: Given) -> bool:
