@@ -82,7 +82,7 @@ class Memory(Generic[T]):
 
     def is_news(self, value: T) -> bool:
         """Whether `value` differs from what was published."""
-        return not self.known or value != self.value
+        return not self.known or (value is not self.value and value != self.value)
 
     def is_loss(self, value: T) -> bool:
         """Whether there was something and now there is nothing, which wants confirming."""

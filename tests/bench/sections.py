@@ -1,6 +1,6 @@
 """The sections, in the order in which the whole benchmark runs them. One more is one more line here."""
 
-from tests.bench import changes, churn_report, footprint, incremental, limits, releases, start, storms
+from tests.bench import changes, churn_report, footprint, incremental, limits, releases, start, storms, watcher
 from tests.bench.section import Section
 
 SECTIONS: tuple[Section, ...] = (
@@ -8,6 +8,7 @@ SECTIONS: tuple[Section, ...] = (
     start.SECTION,
     footprint.SECTION,
     incremental.SECTION,
+    watcher.SECTION,
     limits.SECTION,
     storms.SECTION,
     releases.SECTION,
