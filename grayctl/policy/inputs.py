@@ -110,8 +110,7 @@ class Inputs:
         """The condition holds when the answer to any of these is yes."""
         source, values = condition.input.source, condition.values
         if source is Source.REGION:
-            for name in values:
-                yield from self._region(name)
+            yield from self._in_regions(values)
         elif source is Source.DEVICE:
             yield self._device(values)
         elif source is Source.CLIENT_IP and condition.operator is Operator.IN:
@@ -136,12 +135,19 @@ class Inputs:
         self.tables[variable.name] = Geo(variable, networks.entries(list(self._sets)), Text(""))
         return Question(Joined((variable,)), (Regex(networks.marker(number)),))
 
-    def _region(self, name: str) -> Iterator[Question]:
-        region = self._regions[name]
-        if region.variable:
-            yield Question(Joined((Variable(region.variable),)), tuple(patterns.exact(region.values, Source.HEADER)))
-        else:
-            yield self.inside(region.networks)
+    def _in_regions(self, names: tuple[str, ...]) -> Iterator[Question]:
+        """One question for all that are networks, and one for each variable, however many regions there are."""
+        inside: list[Question] = []
+        given: dict[str, set[str]] = {}
+        for region in map(self._regions.__getitem__, names):
+            if region.variable:
+                given.setdefault(region.variable, set()).update(region.values)
+            else:
+                inside.append(self.inside(region.networks))
+        if inside:
+            yield Question(inside[0].source, tuple(dict.fromkeys(key for one in inside for key in one.keys)))
+        for variable, texts in given.items():
+            yield Question(Joined((Variable(variable),)), tuple(patterns.exact(sorted(texts), Source.HEADER)))
 
     def _device(self, wanted: tuple[str, ...]) -> Question:
         variable, agent = Variable(f"graydev_{self._id}"), Joined((Variable("http_user_agent"),))

@@ -47,6 +47,25 @@ def test_the_trace_says_what_was_looked_at_and_which_rule_decided() -> None:
     assert told.trace[1].why == 'header("X-Version") in ["v2"] holds (\'v2\')'
 
 
+def test_a_hundred_regions_are_one_test() -> None:
+    """nginx evaluates variables within variables 100 deep, and no deeper."""
+    networks = {f"n{number}": f"[10.{number}.0.0/16]" for number in range(120)}
+    variables = {f"c{number}": f"{{variable: $country, values: [c{number}, all]}}" for number in range(120)}
+    regions = ", ".join(f"{name}: {value}" for name, value in (networks | variables).items())
+    policy = f"""
+service: shop
+stable: v1
+regions: {{{regions}}}
+routes:
+  - {{name: near, match: {{region: [{", ".join((*networks, *variables))}]}}, to: v2}}
+"""
+    plan = plan_of(policy, [Instance(80, "v1", host="10.0.0.1"), Instance(80, "v2", host="10.0.0.2")])
+    tests = [one for one in plan.tables if isinstance(one, Map) and one.rule]
+    assert len(tests) == 2, "one of the networks, one of the variable"
+    for address, version in (("10.119.0.1", "v2"), ("10.120.0.1", "v1")):
+        assert explain("shop", "shop", plan.tables, Request(address=address)).version == version
+
+
 @pytest.mark.parametrize(
     ("target", "uri"),
     [
