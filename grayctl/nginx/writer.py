@@ -6,8 +6,10 @@ it may anything that survives a crash refer to the generation.
 """
 
 import shutil
-from collections.abc import Iterable, Mapping
+from collections import deque
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Set as AbstractSet
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from grayctl.nginx.disk import sync, write_file
 
 HTTP, STREAM, MANIFEST, SNIPPETS = "http.conf", "stream.conf", "manifest.json", "snippets"
 _READ_ONLY = 0o444
+_FEW, _AT_ONCE = 16, 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,8 +130,7 @@ class Writer:
             if number == self._number:
                 mended = self._write_objects(self._contents.objects.values())
                 mended = self._write_snippets(self._contents) or mended
-            for path in self._loose:
-                sync(path)
+            _sync_all(self._loose)
         except OSError:
             # whether this will ever be on disk nobody knows, and a second sync does not tell: write it all again
             self._doubted |= self._loose
@@ -196,3 +198,17 @@ class Writer:
             shutil.rmtree(fresh, ignore_errors=True)
             raise
         self._loose |= {*(folder / name for name in (*entries, MANIFEST)), folder, self._generations}
+
+
+def _sync_all(paths: Collection[Path]) -> None:
+    """Sync files; many of them several at once, since the disk does together what waits together.
+
+    Raises:
+        OSError: what the system refused.
+    """
+    if len(paths) <= _FEW:
+        for path in paths:
+            sync(path)
+        return
+    with ThreadPoolExecutor(_AT_ONCE, "sync") as pool:
+        deque(pool.map(sync, paths), maxlen=0)  # taken out, since that raises what went wrong

@@ -1,6 +1,7 @@
 """Generations on disk: one writer, immutable objects, numbers that only go up, nothing half written."""
 
 import ctypes
+import errno
 import json
 import os
 import subprocess
@@ -329,3 +330,51 @@ def test_a_read_only_disk_leaves_what_stood_and_says_what_to_do(nginx: Nginx) ->
                 pass
 
     in_private_mounts(work)
+
+
+@pytest.mark.parametrize("count", [1, 40], ids=["few", "many"])
+def test_what_could_not_be_synced_is_written_again(
+    nginx: Nginx, store: Store, monkeypatch: pytest.MonkeyPatch, count: int
+) -> None:
+    """A second sync would succeed and tell nothing: the kernel has dropped what it could not write."""
+    files = nginx.files("v1", more={f"s{number}": f"# {number}\n" for number in range(count)})
+    candidate = store.write(files, cause="a test", trace_id="t", created=1.0)
+    first = (store.objects_dir / candidate.objects["s0"]).stat().st_ino
+
+    def fail(path: Path) -> None:
+        raise OSError(errno.EIO, os.strerror(errno.EIO), str(path))
+
+    with monkeypatch.context() as patched:
+        patched.setattr("grayctl.nginx.writer.sync", fail)
+        with pytest.raises(StateError, match=r"Input/output error.*the disk fails"):
+            store.complete(candidate)
+    assert store.numbers() == [], "there is no such generation any more"
+    again = write(store, files)
+    assert store.damage(again)[0].startswith(f"{store.root / 'snippets'}"), "all that is missing is the flip"
+    assert (store.objects_dir / again.objects["s0"]).stat().st_ino != first
+
+
+def test_what_another_daemon_wrote_and_may_not_have_synced_is_written_again(nginx: Nginx) -> None:
+    with Store(nginx.state_dir).opened() as store:
+        standing = write(store, nginx.files("v0"))
+        store.flip(standing.number)
+        killed = store.write(nginx.files("v1"), cause="a test", trace_id="t", created=1.0)
+        shop = store.objects_dir / killed.objects["shop"]
+        before = shop.stat().st_ino, (store.objects_dir / standing.objects["shop"]).stat().st_ino
+    with Store(nginx.state_dir).opened() as store:
+        write(store, nginx.files("v1"))
+        write(store, nginx.files("v0"))
+        after = shop.stat().st_ino, (store.objects_dir / standing.objects["shop"]).stat().st_ino
+    assert after[0] != before[0]
+    assert after[1] == before[1], "what stands was synced before it stood"
+
+
+def test_what_a_power_cut_left_of_a_candidate_is_removed_at_the_next_start(nginx: Nginx) -> None:
+    with Store(nginx.state_dir).opened() as store:
+        store.flip(write(store, nginx.files("v0")).number)
+        store.mark_served(0)
+        torn = store.write(nginx.files("v1"), cause="a test", trace_id="t", created=1.0)
+        (store.folder(torn.number) / "manifest.json").write_bytes(b"")
+    with Store(nginx.state_dir).opened() as store:
+        assert store.numbers() == [0]
+        store.prune(1)
