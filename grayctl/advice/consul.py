@@ -73,6 +73,7 @@ CLOCK = Rule(
 _OLDEST = (1, 8)
 _SKEW, _LARGE_SKEW = 2.0, 30.0
 _OTHER_POLLS = len(KV_NAMES) + 4  # catalog/services, catalog/nodes, state/critical, state/warning
+_NODES = 'node_prefix "" { policy = "read" }'
 _TOKEN_LINE = '[consul]\ntoken_file = "/etc/grayctl/token"'  # noqa: S105 -- a file's name
 _LIMIT = "http_max_conns_per_client"
 
@@ -117,12 +118,19 @@ class ConsulView:
         return wanted_services(self.services, self.settings.watch)
 
 
-def needed(settings: Settings, agent_node: str) -> tuple[Right, ...]:
-    """What the token must be allowed, as far as it can be named; `agent_node` is empty when it is not known."""
+def needed(settings: Settings, agent_node: str, *, empty: bool = False) -> tuple[Right, ...]:
+    """What the token must be allowed, as far as it can be named.
+
+    Args:
+        settings: ours.
+        agent_node: the agent's node in Consul; empty when it is not known.
+        empty: Consul names no service: newer agents name none whose nodes are hidden.
+    """
     keys = (Right("key", f"{settings.consul.prefix}/{name}/") for name in (*KV_NAMES, "nodes"))
     sessions = (Right("session", agent_node, "write"),) if agent_node else ()
     report = Right("key", node_key(settings.consul.prefix, settings.node), "write")
-    return (report, *sessions, *keys, *(Right("service", name) for name in settings.watch.exact))
+    nodes = (Right("node", agent_node),) if agent_node and empty else ()
+    return (report, *sessions, *keys, *nodes, *(Right("service", name) for name in settings.watch.exact))
 
 
 def reached(view: ConsulView) -> Iterator[Finding]:
@@ -152,7 +160,7 @@ def rights(view: ConsulView) -> Iterator[Finding]:
     """What the token may not read, and whether it may report."""
     reads = [right for right in view.lacking if right.access != "write"]
     rules = [_rule(right, view.settings.consul.prefix) for right in reads]
-    rules += ['node_prefix "" { policy = "read" }'] if view.blind else []
+    rules += [_NODES] if view.blind else []
     if rules:
         missing = [f"{right.kind}:{right.access} on {right.name}" for right in reads]
         missing += [f"node:read, so that the instances of {', '.join(view.blind)} do not show"] if view.blind else []
@@ -167,6 +175,8 @@ def rights(view: ConsulView) -> Iterator[Finding]:
 def _rule(right: Right, prefix: str) -> str:
     if right.kind == "key":  # in one rule for all of them
         return f'key_prefix "{prefix}/" {{ policy = "{right.access}" }}'
+    if right.kind == "node":
+        return _NODES
     return f'{right.kind} "{right.name}" {{ policy = "read" }}'
 
 

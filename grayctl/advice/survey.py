@@ -268,7 +268,7 @@ async def _ask(client: ConsulClient, settings: Settings, source: tuple[str, str]
         source,
         services=services,
         blind=blind,
-        lacking=await _lacking(client, settings, member),
+        lacking=await _lacking(client, settings, member, empty=not services),
         agent=agent,
         fleet=await _fleet(client, settings),
         policies=await _policies(client),
@@ -277,9 +277,9 @@ async def _ask(client: ConsulClient, settings: Settings, source: tuple[str, str]
     )
 
 
-async def _lacking(client: ConsulClient, settings: Settings, member: str) -> tuple[Right, ...]:
+async def _lacking(client: ConsulClient, settings: Settings, member: str, *, empty: bool) -> tuple[Right, ...]:
     """Where acl.enable_key_list_policy is on, keys that one may read may yet not be listed; only trying tells."""
-    lacking = await client.lacks(needed(settings, member))
+    lacking = await client.lacks(needed(settings, member, empty=empty))
     below = f"{settings.consul.prefix}/"
     try:
         await client.kv(f"{below}releases/")

@@ -83,9 +83,11 @@ def test_every_rule_of_the_daemons_policy_is_needed(edge: Edge) -> None:
     for left_out in whole:
         give_token(edge, [rule for rule in whole if rule != left_out])
         missed[left_out.split()[0]] = consul_findings(edge)
+    # newer agents (1.20) name no service whose nodes are hidden, older ones (1.8) hide its instances
+    assert missed["node_prefix"] - {"empty-catalog"} == {"token-lacks"}
+    del missed["node_prefix"]
     assert missed == {
         "service_prefix": {"token-lacks", "empty-catalog"},
-        "node_prefix": {"token-lacks"},
         "key_prefix": {"token-lacks"},
         "key": {"token-cannot-report"},
         "session": {"token-cannot-report"},

@@ -11,6 +11,7 @@ from typing import Any
 from urllib.parse import quote
 
 from tests.releases.oracle import AGENTS, Sent
+from tests.support.nginx import VERSION
 
 HEADERS = ["X-User-ID", "X-Age", "X-Tags", "X-Release-Version", "x-city"]
 COOKIES = ["uid", "my-uid", "C_1", "a.b"]
@@ -53,16 +54,9 @@ PATHS = [
     "/", "/static", "/static/x", "/staticx", "/a/", "/a", "/a/b", "/ä/b", "/x y", "/V1", "/\udcff", "/static/\udcff",
     "/static\udce4", "/\udcc3/b", "/a\n", "/a\nb", "/\n/static", "/\x01/x", "/a?b#c", "/a%2Fb", "/a+b",
 ]  # fmt: skip
-HOSTS = [
-    "example.com",
-    "a.example.com",
-    "b.a.example.com",
-    "other.org",
-    "EXAMPLE.com",
-    "É.example.com",
-    "\udcff.org",
-    ".example.com",
-]
+HOSTS = ["example.com", "a.example.com", "b.a.example.com", "other.org", "EXAMPLE.com", ".example.com"]
+if VERSION < (1, 29, 4):  # from then on nginx answers 400 to bytes that no host name has
+    HOSTS += ["É.example.com", "\udcff.org"]
 METHODS = ["GET", "POST", "PUT"]
 ADDRESSES = [
     "10.1.2.3",
