@@ -3,6 +3,8 @@
 import asyncio
 import sys
 from collections import Counter
+from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import urlsplit
@@ -10,7 +12,7 @@ from urllib.parse import urlsplit
 import click
 
 from grayctl.cli.common import json_option, print_json, settings_of
-from grayctl.errors import EXIT_REFUSED, GrayctlError
+from grayctl.errors import EXIT_REFUSED, GrayctlError, NginxError
 from grayctl.settings import Settings
 
 if TYPE_CHECKING:
@@ -67,6 +69,7 @@ def explain(  # noqa: PLR0917 -- click passes options so
       grayctl explain shop --users users.txt
       grayctl explain shop --catalog catalog.yaml --release shop.yaml --list beta-users=users.txt
     """  # noqa: D301 -- \b is click's mark for text that must not be wrapped
+    from grayctl.nginx.inspect import version as nginx_version
     from grayctl.policy.explain import explain as work_out
 
     settings = settings_of(ctx)
@@ -79,6 +82,8 @@ def explain(  # noqa: PLR0917 -- click passes options so
     else:
         plan, release = asyncio.run(_plan(settings, service))
     request = _request(headers, cookies, ip=ip, url=url, method=method, port=port, variables=variables)
+    with suppress(NginxError):  # there is none on this machine: then as an old one
+        request = replace(request, nginx=nginx_version(settings.nginx))
     try:
         if users:
             _distribution(plan, release, request, Path(users), as_json=as_json)
@@ -220,8 +225,6 @@ def _print(told: "Explanation", plan: "ServicePlan") -> None:
 
 def _distribution(plan: "ServicePlan", release: "Release", request: "Request", users: Path, *, as_json: bool) -> None:
     """How the users of a file are distributed, each as the first identity of the policy."""
-    from dataclasses import replace
-
     from grayctl.model.release import Source
     from grayctl.policy.explain import Explainer
 

@@ -56,14 +56,8 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         NginxError: the binary is missing or does not answer.
         NginxConfigError: the configuration cannot be read.
     """
-    binary = shutil.which(settings.binary)
-    if binary is None:
-        raise NginxError(f"nginx.binary: there is no executable {settings.binary!r}; install nginx or name its path")
-    output = _ask(binary, settings.check_timeout)
+    binary, output, numbers = _ask(settings)
     options = dict(_OPTION.findall(output))
-    version = _VERSION.search(output)
-    if version is None:
-        raise NginxError(f"{binary} -V: names no nginx version: {output[:200]!r}")
     prefix = Path(settings.prefix or options.get("prefix", "/usr/local/nginx")).absolute()
     default_conf = _under(prefix, options.get("conf-path") or "conf/nginx.conf")
     conf = _under(prefix, settings.conf)
@@ -72,9 +66,8 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
     pid_file = settings.pid_file or main.last("pid") or options.get("pid-path") or "logs/nginx.pid"
     error_log = settings.error_log or _log_file(main) or options.get("error-log-path") or "logs/error.log"
     working_directory = main.last("working_directory")
-    numbers = tuple(int(part) for part in version.groups())
     return Facts(
-        version=".".join(version.groups()),
+        version=".".join(map(str, numbers)),
         binary=Path(binary).resolve(),
         conf=conf,
         default_conf=default_conf,
@@ -94,11 +87,29 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
     )
 
 
-def _ask(binary: str, timeout: float) -> str:
+def version(settings: NginxSettings) -> tuple[int, ...]:
+    """Such as (1, 22, 1).
+
+    Raises:
+        NginxError: the binary is missing or does not answer.
+    """
+    return _ask(settings)[2]
+
+
+def _ask(settings: NginxSettings) -> tuple[str, str, tuple[int, ...]]:
+    """The binary, what it says about itself, and its version."""
+    binary = shutil.which(settings.binary)
+    if binary is None:
+        raise NginxError(f"nginx.binary: there is no executable {settings.binary!r}; install nginx or name its path")
+    command = [binary, "-V"]
     try:
-        return subprocess.run([binary, "-V"], capture_output=True, text=True, timeout=timeout, check=True).stderr
+        done = subprocess.run(command, capture_output=True, text=True, timeout=settings.check_timeout, check=True)
     except (OSError, subprocess.SubprocessError) as error:
         raise NginxError(f"{binary} -V: does not answer: {error}") from error
+    found = _VERSION.search(done.stderr)
+    if found is None:
+        raise NginxError(f"{binary} -V: names no nginx version: {done.stderr[:200]!r}")
+    return binary, done.stderr, tuple(map(int, found.groups()))
 
 
 def is_fresh(facts: Facts) -> bool:

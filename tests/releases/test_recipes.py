@@ -108,6 +108,21 @@ def test_explain_answers_what_the_documentation_says(
     assert f"{'nginx answers' if answer.isdigit() else 'version'} {answer}\n  route     {route}\n" in done.output
 
 
+@pytest.mark.parametrize(("nginx", "version"), [("1.22.1", "v2"), ("1.26.3", "v1"), ("", "v2")])
+def test_explain_asks_the_nginx_of_this_machine_for_its_version(nginx: str, version: str, tmp_path: Path) -> None:
+    """From 1.23 a repeated header is all of its lines."""
+    binary = tmp_path / "nginx"
+    if nginx:
+        binary.write_text(f"#!/bin/sh\necho 'nginx version: nginx/{nginx}' >&2\n")
+        binary.chmod(0o755)
+    config = tmp_path / "grayctl.toml"
+    config.write_text(f'[nginx]\nbinary = "{binary}"\n')
+    files = ["--catalog", str(FOLDER.parent / "instances.yaml"), "--release", str(FOLDER / "header.yaml")]
+    twice = ["-H", "X-Release-Version: v2", "-H", "X-Release-Version: v1"]
+    done = CliRunner().invoke(cli, ["--config", str(config), "explain", "shop", *files, *twice])
+    assert f"shop: version {version}\n" in done.output
+
+
 def test_the_documentation_tries_most_recipes() -> None:
     tried = {shlex.split(command)[5].removesuffix(".yaml") for command, _, _ in COMMANDS}
     assert RECIPES.keys() - tried == {"weights", "staged", "everything"}
