@@ -162,7 +162,15 @@ async def test_output_alone_publishes_nothing() -> None:
 async def test_the_index_moves_on_only_after_publishing() -> None:
     """The question with the new index is not asked before the value that came with it was published."""
     async with scripted() as fake:
-        fake.handlers[SHOP] = script(weighing("1", 5), weighing("2", 6))
+        complete = asyncio.Event()
+
+        async def health(request: web.Request) -> web.StreamResponse:
+            if "index" not in request.query:
+                return weighing("1", 5)
+            await (complete.wait() if request.query["index"] == "5" else asyncio.sleep(3600))
+            return weighing("2", 6)
+
+        fake.handlers[SHOP] = health
         seen: list[tuple[str, list[str | None]]] = []
         async with watching(watch_shop(fake)) as watch:
             published = watch.recorder.published
@@ -172,6 +180,8 @@ async def test_the_index_moves_on_only_after_publishing() -> None:
                 published(wake)
 
             watch.recorder.published = publish  # type: ignore[method-assign]  # -- looks at the moment of publishing
+            await watch.complete()
+            complete.set()
             await watch.until(lambda: "2" in weights(watch), "the second weight")
             assert all("6" not in asked for _, asked in seen)
             await watch.until(lambda: indexes(fake)[-1] == "6", "the next question")
