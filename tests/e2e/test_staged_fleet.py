@@ -134,4 +134,4 @@ def test_promotions_one_after_another_never_go_by_way_of_the_release_of_before(f
         wait_until(lambda: not any(notes(node) for node in fleet.values()), "nothing is staged")
         assert generations(fleet) == before, f"promoted at {share} %"
     history = json.loads(fleet["staging"].cli("release", "history", "shop", "--json").stdout)
-    assert [one["action"] for one in history] == ["apply", *["promote"] * 6]
+    assert [one["action"] for one in history] == ["apply", *["stage", "promote"] * 6]
