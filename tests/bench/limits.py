@@ -102,7 +102,8 @@ def failed(rows: Iterable[Row]) -> list[str]:
 def _cells(one: Row) -> tuple[object, ...]:
     took = sorted(math.inf if seconds is None else seconds for seconds in one.changes) or [math.inf]
     others = (one.others.served, one.others.failed)
-    return one.services, one.name, _shown(one.converged), one.peak, *others, statistics.median(took), took[-1]
+    middle, last = ("never" if math.isinf(value) else value for value in (statistics.median(took), took[-1]))
+    return one.services, one.name, _shown(one.converged), one.peak, *others, middle, last
 
 
 def _cells_again(one: Row) -> tuple[object, ...]:
