@@ -119,12 +119,16 @@ class Line:
         """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer."""
         now = self.clock()
         if calm or now < self._calm_until:
-            await self.calm()
+            await self.calm(lasting=calm)
         else:
             self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _BEFORE)
 
-    async def calm(self, *, gated: bool = True) -> None:
-        """Wait for this query's turn among all that have seen a fault."""
+    async def calm(self, *, gated: bool = True, lasting: bool = True) -> None:
+        """Wait for this query's turn among all that have seen a fault.
+
+        One that is not `lasting` only follows them: it does not prolong the turns, or long polls that come back more
+        often than turns are given would never end them.
+        """
         while True:
             if gated:
                 await self.path.wait()
@@ -135,7 +139,9 @@ class Line:
                 if gated and not self.path.is_set():
                     continue
                 now = self.clock()
-                self._next_slot, self._calm_until = now + 1 / self._calm_rate(now), now + _AFTER
+                self._next_slot = now + 1 / self._calm_rate(now)
+                if lasting:
+                    self._calm_until = now + _AFTER
                 return
 
     def _calm_rate(self, now: float) -> float:

@@ -45,6 +45,20 @@ async def test_who_has_seen_a_fault_waits_for_a_turn() -> None:
     assert asked[-1] < 99 / 12
 
 
+async def test_the_turns_end_a_second_after_the_fault_however_many_polls_come_back() -> None:
+    """Of a thousand long polls twenty come back each second: who only follows a fault does not prolong its turns."""
+    time = Time()
+    line = time.line()
+    await line.turn(calm=True)
+    began, late = time.now, []
+    for number in range(20 * 60):
+        time.now = max(time.now, began + number / 20)
+        await line.turn(calm=False)
+        late.append(time.now - (began + number / 20))
+    assert 0.0 < max(late) < 1.0
+    assert late[-1] == 0.0
+
+
 async def test_what_was_asked_in_peace_counts_for_its_second() -> None:
     """Twelve polls wake at once and find nothing new: they do not ask twelve times more in the same second."""
     time = Time()
