@@ -37,7 +37,7 @@ class Ran(msgspec.Struct, frozen=True):
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m tests.bench", description=__doc__)
-    parser.add_argument("--quick", action="store_true", help="the short form of all sections, about 20 minutes")
+    parser.add_argument("--quick", action="store_true", help="the short form of all sections, about 25 minutes")
     parser.add_argument("--docs", action="store_true", help="write the plots to docs/ instead of beside the results")
     commands = parser.add_subparsers(dest="command", metavar="SECTION")
     for section in SECTIONS:

@@ -193,7 +193,7 @@ SECTION = Section(
     report,
     {
         "services": Option(SIZES, SIZES, "the sizes"),
-        "rounds": Option(5, 5, "repeats"),
+        "rounds": Option(5, 3, "repeats"),
         "changes": Option(10, 2, "of each kind, for each contender, in each round"),
         "at_most": Option(4, 1, "of them above 100 services"),
         "locations": Option(0, 0, "how many services have one; 0: those that change, at most ten"),

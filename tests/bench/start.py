@@ -96,5 +96,5 @@ SECTION = Section(
     "start",
     f"from the start of the process to served, {INSTANCES} instances a service",
     report,
-    {"services": Option(SIZES, SIZES, "the sizes"), "rounds": Option(5, 3, "repeats")},
+    {"services": Option(SIZES, SIZES, "the sizes"), "rounds": Option(5, 2, "repeats")},
 )
