@@ -47,9 +47,10 @@ def differing(now: Mapping[str, object], then: Mapping[str, object]) -> Abstract
 def renewed(then: Mapping[str, _Value], stale: AbstractSet[str], made: Mapping[str, _Value]) -> Mapping[str, _Value]:
     """`then` without what is stale, and what was made instead.
 
-    A value that was replaced keeps its place. When nothing is stale after all, the result is `then` itself.
+    A value that was replaced keeps its place, new ones follow by name. When nothing is stale after all, the result is
+    `then` itself.
     """
-    fresh = {name: one for name, one in made.items() if then.get(name) is not one}
+    fresh = {name: made[name] for name in sorted(made) if then.get(name) is not made[name]}
     gone = {name for name in stale if name not in made and name in then}
     if not fresh and not gone and isinstance(then, Renewed):
         return then
