@@ -65,13 +65,20 @@ class NamespaceError(NginxError):
     """This process may not make a mount namespace: no CAP_SYS_ADMIN, or a sandbox forbids it."""
 
 
-async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path] | None) -> Checked:
+async def check(
+    settings: NginxSettings,
+    facts: Facts,
+    overlay: tuple[Path, Path] | None,
+    *,
+    spawned: Callable[[], None] = lambda: None,
+) -> Checked:
     """Run `nginx -t`.
 
     Args:
         settings: the binary, the configuration, the time it may take.
         facts: where nginx keeps its pid file.
         overlay: (candidate, place): show the directory `candidate` at `place` to nginx; None for the tree as it is.
+        spawned: called in another thread once nginx runs.
 
     Raises:
         NamespaceError: with an overlay, where no mount namespace can be had.
@@ -82,7 +89,7 @@ async def check(settings: NginxSettings, facts: Facts, overlay: tuple[Path, Path
         command += ["-p", settings.prefix]
     pid_file_before = facts.pid_file.exists()
     began = time.monotonic()
-    returncode, output = await _in_own_thread(lambda: _run(command, settings.check_timeout, overlay))
+    returncode, output = await _in_own_thread(lambda: _run(command, settings.check_timeout, overlay, spawned))
     seconds = time.monotonic() - began
     if not pid_file_before:
         _drop_empty(facts.pid_file)
@@ -134,7 +141,9 @@ def namespace_allowed() -> bool:
     return allowed == [True]
 
 
-def _run(command: list[str], timeout: float, overlay: tuple[Path, Path] | None) -> tuple[int | None, str]:
+def _run(
+    command: list[str], timeout: float, overlay: tuple[Path, Path] | None, spawned: Callable[[], None]
+) -> tuple[int | None, str]:
     if overlay is not None:
         _enter_namespace(*overlay)
     # a file and not a pipe: then the end of the child is all there is to wait for
@@ -151,6 +160,7 @@ def _run(command: list[str], timeout: float, overlay: tuple[Path, Path] | None) 
             )
         except OSError as error:
             raise NginxError(f"{command[0]}: cannot be started: {error.strerror}") from error
+        spawned()
         if not _ends_within(child.pid, timeout):
             os.killpg(child.pid, signal.SIGKILL)
             child.wait()

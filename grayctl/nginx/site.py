@@ -1,6 +1,7 @@
 """One nginx and its generations: check, activate, roll back, recover. FACTS.md's protocol, to the letter."""
 
 import asyncio
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
@@ -158,24 +159,27 @@ class Site:
         Meanwhile the candidate is made durable and the journal is written, which takes as long again.
         """
         overlay = (self.store.folder(candidate.number), self.store.root / "current")
-        preparing = asyncio.create_task(asyncio.to_thread(self._prepare, candidate, trial=trial))
+        spawned = threading.Event()  # not before: two threads that both begin would wait for each other's turn
+        preparing = asyncio.create_task(asyncio.to_thread(self._prepare, candidate, spawned, trial=trial))
         checked = None
         try:
-            checked = await check(self.settings, self.facts, overlay)
+            checked = await check(self.settings, self.facts, overlay, spawned=spawned.set)
         except NamespaceError as error:
             self._log.warning("namespace_failed", error=str(error), instead="flip, test, flip back")
         finally:
+            spawned.set()
             mended, held = await preparing
         if mended and checked is not None:
             checked = await check(self.settings, self.facts, overlay)
         return replace(checked, ok=False, messages=held) if checked and checked.ok and held else checked
 
-    def _prepare(self, candidate: Manifest, *, trial: bool) -> tuple[bool, tuple[str, ...]]:
-        """Make ready for the flip.
+    def _prepare(self, candidate: Manifest, spawned: threading.Event, *, trial: bool) -> tuple[bool, tuple[str, ...]]:
+        """Make ready for the flip, once `spawned` is set.
 
         Returns:
             Whether what nginx has read of the candidate meanwhile counts for nothing, and who holds its ports.
         """
+        spawned.wait()
         mended = self.store.complete(candidate)
         if not trial:
             self.store.set_pending(self._aside(candidate))
