@@ -288,11 +288,11 @@ class Applier:
     def _tell_quarantine(self) -> None:
         """One event for each service that entered or left quarantine."""
         reasons = self.ward.reasons()
-        for service in reasons.keys() - self._told.keys():
+        for service in sorted(reasons.keys() - self._told.keys()):
             served = self.parts.converger.served(service) if self.parts else None
             stands_in = "503" if served is None or served.refused else "its last good object"
             self._log.error("quarantined", service=service, reason=reasons[service], served=stands_in)
-        for service in self._told.keys() - reasons.keys():
+        for service in sorted(self._told.keys() - reasons.keys()):
             self._log.info("quarantine_left", service=service)
         self._told = reasons
 

@@ -14,7 +14,7 @@ T = TypeVar("T")
 Sleep = Callable[[float], Awaitable[None]]
 
 # At most 20 requests a second in all under any fault. Evenly spaced, with room for the path check and the report.
-_CALM_RATE = 16.0
+_CALM_RATE = 15.0
 # What was asked in peace just before a fault counts, too, and the second after one stays calm. The first is less, since
 # a loss is confirmed calmly also in peace.
 _BEFORE, _AFTER = 0.5, 1.0

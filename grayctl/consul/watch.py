@@ -37,6 +37,7 @@ Service = Poll[tuple[Registration, ...]]
 _STATES = ("critical", "warning")
 _TRIGGERS = len(_STATES) + 1
 _FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
+_SPREAD = 0.5
 _JITTER = 0.1
 # A long poll that lives tells of a change itself within this time, however quickly changes come.
 _DOUBT = 1.0
@@ -130,11 +131,15 @@ class Watcher:
         so many that short waits would be a storm, the agent's limit is another, too.
         """
         age = self._line.clock() - self._began
-        return min(self._watch.wait, max(_FIRST_WAIT, len(self._running) / _RETURNS, age))
+        young = max(_FIRST_WAIT, len(self._running) / _RETURNS, age)
+        if young >= self._watch.wait:
+            return self._watch.wait
+        # short ones come back often: not all in one second, as what is asked together would
+        return young * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
 
     def _service_wait(self) -> float:
         """Spread where places are scarce, so that there is always one that comes back soon and may give way."""
-        spread = random.uniform(0.5, 1.0) if self._places.cold else 1.0  # noqa: S311 -- spreads load, guards nothing
+        spread = random.uniform(_SPREAD, 1.0) if self._places.cold else 1.0  # noqa: S311 -- spreads load, guards nothing
         return self._wait() * spread
 
     def _kv_poll(self, name: str) -> Poll[tuple[Entry, ...]]:

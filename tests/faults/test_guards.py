@@ -11,6 +11,8 @@ from tests.support.ordeal import Ordeal
 from tests.support.process import wait_until
 from tests.support.unshaken import LASTS, beside, hears, missing, unshaken
 
+GROWN = 12.0
+
 TWELVE = tuple("abcdefghijkl")  # more than guard.min_instances
 
 
@@ -33,6 +35,8 @@ def test_a_mass_disappearance(ordeal: Ordeal) -> None:
 def test_a_lost_state(make_consul: MakeConsul, ordeal: Ordeal) -> None:
     edge, agent = ordeal.edge, make_consul()
     with beside(edge, agent) as relay, unshaken(ordeal, relay, *TWELVE):
+        # a young daemon's long polls come back every few seconds: beside twelve pieces of news that is 22 in a second
+        time.sleep(GROWN)
         before = edge.generation()
         agent.restart(signal.SIGKILL)
         hears(edge, "consul_regained")
