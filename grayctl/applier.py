@@ -329,8 +329,8 @@ class Applier:
     def _tell_flappers(self) -> None:
         """One event for each instance that is damped, and one when it is calm."""
         flappers = self.parts.converger.damping.flappers if self.parts else {}
-        for one in flappers.keys() - self._flappers:
+        for one in sorted(flappers.keys() - self._flappers):
             self._log.warning("damped", **one._asdict())
-        for one in self._flappers - flappers.keys():
+        for one in sorted(self._flappers - flappers.keys()):
             self._log.info("damping_ended", **one._asdict())
         self._flappers = frozenset(flappers)

@@ -244,16 +244,11 @@ class Converger:
         self.standing = self._policies.judge(catalog.kv, Here(self._settings.node, self._settings.labels))
         self.hear(catalog)
         damping, watch, kept = self._settings.damping, self._settings.watch, self._guard.kept()
-        drained = self.standing.drained
-        self.damping, damped = self.damping.apply(catalog, damping, watch, drained=drained, guarded=kept.keys())
+        self.damping, damped = self.damping.apply(
+            catalog, damping, watch, drained=self.standing.drained, guarded=kept.keys()
+        )
         plan = resolve(
-            damped,
-            self._known,
-            self._settings,
-            self._limits,
-            self.plan,
-            guarded=kept,
-            standing=self.standing,
+            damped, self._known, self._settings, self._limits, self.plan, guarded=kept, standing=self.standing
         )
         self._guard = self._guard.learn(self._healthy.of(plan.services), limits, now)
         return plan

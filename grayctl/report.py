@@ -30,6 +30,7 @@ from grayctl.model.report import (
     Status,
 )
 from grayctl.nginx.generations import Store
+from grayctl.nginx.site import Site
 from grayctl.policy.damping import Damping
 from grayctl.policy.guard import Hold
 from grayctl.quarantine import Case, Ward
@@ -128,21 +129,25 @@ def build_status(
         pid=os.getpid(),
         started=started,
         generation=_generation(converger.serving, proven=site.proven),
-        nginx=NginxReport(
-            version=site.facts.version,
-            binary=str(site.facts.binary),
-            conf=str(site.facts.conf),
-            pid=site.master.pid if site.master else None,
-            staging=site.staging,
-            orphans=len(site.orphans),
-            old_workers=site.crew()[1],
-        ),
+        nginx=_nginx(site),
         consul=_consul(settings, watcher),
         freeze=_freeze(freeze),
         guard=_guard(converger.hold),
         last_outcome=last,
         services=services,
         warnings=(*filter(None, caveats), *_denied(watcher), *refused, *policies, *unreported),
+    )
+
+
+def _nginx(site: Site) -> NginxReport:
+    return NginxReport(
+        version=site.facts.version,
+        binary=str(site.facts.binary),
+        conf=str(site.facts.conf),
+        pid=site.master.pid if site.master else None,
+        staging=site.staging,
+        orphans=len(site.orphans),
+        old_workers=site.crew()[1],
     )
 
 

@@ -4,6 +4,7 @@ import hashlib
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
+from operator import attrgetter
 
 import msgspec
 from markupsafe import Markup
@@ -108,7 +109,7 @@ class Renderer:
         self._failed: Mapping[str, TemplateError] = Renewed()
         self._includes = Derived(self._include)
         self._ordered: tuple[Mapping[str, Include], tuple[dict[str, str], dict[str, str]]] = {}, ({}, {})
-        self._snippets = Derived(_snippet)
+        self._snippets = Derived(attrgetter("snippet"))
         self._digested: tuple[Mapping[str, str], str] = {}, ""
 
     def objects(self, plan: Plan) -> tuple[Mapping[str, Object], Mapping[str, TemplateError]]:
@@ -256,10 +257,6 @@ def in_force_of(objects: Mapping[str, Object]) -> dict[str, InForce]:
     """The policy that each service is served by, as its object tells."""
     headers = {service: read_header(one.content) for service, one in objects.items()}
     return {service: header.in_force for service, header in headers.items() if header and header.in_force}
-
-
-def _snippet(one: Object) -> str:
-    return one.snippet
 
 
 def _written(lines: Mapping[str, str]) -> Markup:
