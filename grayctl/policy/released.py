@@ -17,7 +17,7 @@ from grayctl.model.plan import (
     refusal_address,
 )
 from grayctl.model.release import InForce, Protocol, Release, UpstreamOptions
-from grayctl.model.tables import Constant, Map, Table, Value
+from grayctl.model.tables import Constant, Map, Split, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Text, Variable, Word
 from grayctl.policy.admission import Admitted
 from grayctl.policy.compile import compile_release
@@ -69,7 +69,7 @@ def resolve_release(
             upstream(name, tuple(_of(version, by_version)), release.balance, _options(release), settings.nginx)
             for version, name in sorted(names.items())
         ),
-        tables=(*graph.tables, *_faces(identity, graph, names, release, settings)),
+        tables=_tables(identity, graph, names, release, settings),
         serving=serving if by_version else Serving.REFUSED,
         known=tuple(sorted(kept)) or (known.servers if known else ()),
         findings=admitted.findings,
@@ -117,10 +117,10 @@ def _names(release: Release, graph: Graph) -> dict[str, Word]:
     return names
 
 
-def _faces(
+def _tables(
     identity: str, graph: Graph, names: Mapping[str, Word], release: Release, settings: Settings
 ) -> tuple[Table, ...]:
-    """The three variables that people use: where to, which version, by which rule."""
+    """The graph, and behind it the three variables that people use: where to, which version, by which rule."""
     bad_request, unavailable = _refusals(release.protocol, settings)
 
     def target(decision: Decision) -> str:
@@ -130,11 +130,17 @@ def _faces(
             return unavailable
         return names[decision.version].text
 
-    return (
-        _face(Variable(f"gray_{identity}"), graph, {code: target(one) for code, one in graph.decisions.items()}),
-        _face(Variable(f"grayver_{identity}"), graph, {code: one.version for code, one in graph.decisions.items()}),
-        _face(Variable(f"grayroute_{identity}"), graph, {code: one.route for code, one in graph.decisions.items()}),
-    )
+    meanings = {
+        Variable(f"gray_{identity}"): {code: target(one) for code, one in graph.decisions.items()},
+        Variable(f"grayver_{identity}"): {code: one.version for code, one in graph.decisions.items()},
+        Variable(f"grayroute_{identity}"): {code: one.route for code, one in graph.decisions.items()},
+    }
+    split = next((one for one in graph.tables if isinstance(one, Split) and one.variable == graph.root), None)
+    if split is None:
+        return (*graph.tables, *(_face(variable, graph, said) for variable, said in meanings.items()))
+    # Shares and nothing else: each variable splits for itself, since each `map` costs a reload a millisecond
+    faces = (_split_face(variable, split, said) for variable, said in meanings.items())
+    return (*(one for one in graph.tables if one is not split), *faces)
 
 
 def _refusals(protocol: Protocol, settings: Settings) -> tuple[str, str]:
@@ -173,6 +179,15 @@ def _face(variable: Variable, graph: Graph, meanings: Mapping[str, str]) -> Tabl
     return (
         Map(variable, Joined((graph.root,)), entries, Text(default)) if entries else Constant(variable, Text(default))
     )
+
+
+def _split_face(variable: Variable, split: Split, meanings: Mapping[str, str]) -> Table:
+    """The very cuts of `split`, so that the three variables agree on every user; the version's tells of the slot."""
+    if len(set(meanings.values())) == 1:
+        return Constant(variable, Text(meanings[split.rest.text]))
+    shares = tuple((share, Text(meanings[text.text])) for share, text in split.shares)
+    rule = split.rule if variable.name.startswith("grayver_") else None
+    return Split(variable, split.source, shares, Text(meanings[split.rest.text]), rule)
 
 
 def _notices(

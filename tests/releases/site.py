@@ -112,7 +112,7 @@ http {{
     access_log off;
     keepalive_requests 100000;
     {"".join(f"{kind}_temp_path {folder}/{kind};" for kind in _TEMPORARY)}
-    map $http_upgrade $gray_connection {{ default upgrade; "" ""; }}
+    split_clients $http_upgrade $gray_connection {{ 0.01% ""; * upgrade; }}
     {includes[False]}
     {http}
 }}
