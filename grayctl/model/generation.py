@@ -7,6 +7,7 @@ from dataclasses import dataclass
 import msgspec
 
 _PATTERN = re.compile(r'^\s+["\']?~', re.MULTILINE)
+_PEER = re.compile(r"^\s*(?:server|upstream)\s", re.MULTILINE)
 # Stands in FileSet.http where the generation's number and digest go once it is written.
 GENERATION = "@generation@"
 # The first line of an object that belongs into nginx's `stream`.
@@ -45,6 +46,11 @@ class Object:
     def is_released(self) -> bool:
         """Whether the service has or had a release."""
         return "$grayver_" in self.content
+
+    @property
+    def peers(self) -> int:
+        """How many upstreams and servers it has: what it takes of the shared memory goes by that."""
+        return len(_PEER.findall(self.content))
 
     @property
     def has_patterns(self) -> bool:

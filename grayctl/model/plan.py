@@ -27,7 +27,11 @@ class Server:
 
 @dataclass(frozen=True, slots=True)
 class Upstream:
-    """One `upstream` block. `servers` is sorted and never empty: nginx refuses an upstream without servers."""
+    """One `upstream` block. `servers` is sorted and never empty: nginx refuses an upstream without servers.
+
+    Attributes:
+        zone: the size of shared memory of its own; empty for the zone that all upstreams of `http` share.
+    """
 
     name: Word
     servers: tuple[Server, ...]
@@ -35,7 +39,7 @@ class Upstream:
     keepalive: int = 32
     max_fails: int = 1
     fail_timeout: float = 10.0
-    zone: str = "64k"
+    zone: str = ""
 
 
 class Serving(StrEnum):

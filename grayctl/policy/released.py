@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import msgspec
-
 from grayctl.model.naming import service_id, service_slug
 from grayctl.model.plan import (
     Compiled,
@@ -16,7 +14,7 @@ from grayctl.model.plan import (
     Serving,
     refusal_address,
 )
-from grayctl.model.release import InForce, Protocol, Release, UpstreamOptions
+from grayctl.model.release import InForce, Protocol, Release
 from grayctl.model.tables import Constant, Map, Split, Table, Value
 from grayctl.model.tokens import Joined, MapKey, Text, Variable, Word
 from grayctl.policy.admission import Admitted
@@ -66,7 +64,14 @@ def resolve_release(
         service=release.service,
         id=identity,
         upstreams=tuple(
-            upstream(name, tuple(_of(version, by_version)), release.balance, _options(release), settings.nginx)
+            upstream(
+                name,
+                tuple(_of(version, by_version)),
+                release.balance,
+                release.upstream,
+                settings.nginx,
+                tcp=release.protocol is Protocol.TCP,
+            )
             for version, name in sorted(names.items())
         ),
         tables=_tables(identity, graph, names, release, settings),
@@ -152,12 +157,6 @@ def _refusals(protocol: Protocol, settings: Settings) -> tuple[str, str]:
         refusal_address(settings.nginx, Refusal.GRPC_BAD_REQUEST if grpc else Refusal.BAD_REQUEST).text,
         refusal_address(settings.nginx, Refusal.GRPC_UNAVAILABLE if grpc else Refusal.UNAVAILABLE).text,
     )
-
-
-def _options(release: Release) -> UpstreamOptions:
-    """A stream keeps no idle connections: `keepalive` is for requests."""
-    tcp = release.protocol is Protocol.TCP
-    return msgspec.structs.replace(release.upstream, keepalive=0) if tcp else release.upstream
 
 
 def constant_faces(identity: str) -> tuple[Table, ...]:

@@ -8,34 +8,47 @@ from grayctl.model.release import UpstreamOptions
 from grayctl.model.tokens import Expression, Word
 from grayctl.settings import NginxSettings
 
+_AUTO = "auto"
 _ZONE_SMALLEST, _ZONE_BASE, _ZONE_PER_SERVER = 64, 32, 1.1  # KiB
 
 
 def upstream(
-    name: Word, servers: tuple[Server, ...], balance: Balance, options: UpstreamOptions, nginx: NginxSettings
+    name: Word,
+    servers: tuple[Server, ...],
+    balance: Balance,
+    options: UpstreamOptions,
+    nginx: NginxSettings,
+    *,
+    tcp: bool = False,
 ) -> Upstream:
-    """The upstream of some servers; without any it answers 503."""
+    """The upstream of some servers; without any it answers 503.
+
+    With `tcp` it stands in nginx's `stream`, which keeps no idle connections and has no zone that all share.
+    """
+    zone = _zone(options.zone, len(servers), tcp=tcp)
     if not servers:
-        return Upstream(name, (Server(refusal_address(nginx, Refusal.UNAVAILABLE)),), keepalive=0)
+        return Upstream(name, (Server(refusal_address(nginx, Refusal.UNAVAILABLE)),), keepalive=0, zone=zone)
     return Upstream(
         name,
         _rank(servers, balance.method),
         balance,
-        keepalive=options.keepalive,
+        keepalive=0 if tcp else options.keepalive,
         max_fails=options.max_fails,
         fail_timeout=options.fail_timeout,
-        zone=_zone(options.zone, len(servers)),
+        zone=zone,
     )
 
 
-def _zone(size: str, servers: int) -> str:
-    """The size of an upstream's shared memory: `auto` is the power of two that holds its servers.
+def _zone(size: str, servers: int, *, tcp: bool) -> str:
+    """The size of an upstream's own shared memory. `auto` is none in `http`; in `stream` a power of two that holds it.
 
     Measured on nginx 1.22: about 1 KiB a server beside 10 KiB, and 64k takes 50 servers but not 100. nginx refuses
     a zone that is too small, without saying in which file.
     """
-    if size != "auto":
+    if size != _AUTO:
         return size
+    if not tcp:
+        return ""
     needed = _ZONE_BASE + _ZONE_PER_SERVER * servers
     return f"{max(_ZONE_SMALLEST, 1 << math.ceil(math.log2(needed)))}k"
 

@@ -23,6 +23,9 @@ from grayctl.settings import Settings, listen_address
 _HEADER = "# grayctl "
 _HEADER_WIDTH = 1000  # characters a line: nginx refuses a comment beyond 4096 bytes ("too long parameter")
 _SHA_DIGITS = 16
+# All upstreams of `http` share one zone: a thousand of their own would be half of what nginx takes for a reload
+_ZONE = Word("grayctl.upstreams")
+_ZONE_SMALLEST, _ZONE_PER_SERVER = 256, 2  # KiB; measured: half a KiB a server, the rest is for TLS sessions
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,10 +49,14 @@ class ServerView:
 
 @dataclass(frozen=True, slots=True)
 class UpstreamView:
-    """An upstream, as templates see it. `method` is for comparing; `method_name` prints."""
+    """An upstream, as templates see it. `method` is for comparing; `method_name` prints.
+
+    `zone` is the name of its shared memory; `zone_size` is None for the zone that all share, whose size http.conf says.
+    """
 
     name: Word
     zone: Word
+    zone_size: Word | None
     method: str
     method_name: Word
     key: Expression | None
@@ -109,6 +116,8 @@ class Renderer:
         self._failed: Mapping[str, TemplateError] = Renewed()
         self._includes = Derived(self._include)
         self._ordered: tuple[Mapping[str, Include], tuple[dict[str, str], dict[str, str]]] = {}, ({}, {})
+        self._peers = Derived(attrgetter("peers"))
+        self._counted: tuple[Mapping[str, int], int] = {}, 0
         self._snippets = Derived(attrgetter("snippet"))
         self._digested: tuple[Mapping[str, str], str] = {}, ""
 
@@ -144,6 +153,8 @@ class Renderer:
             refuse_unavailable=refusal_address(settings.nginx, Refusal.UNAVAILABLE),
             refuse_grpc_bad_request=refusal_address(settings.nginx, Refusal.GRPC_BAD_REQUEST),
             refuse_grpc_unavailable=refusal_address(settings.nginx, Refusal.GRPC_UNAVAILABLE),
+            zone=_ZONE,
+            zone_size=self._zone_size(objects),
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
@@ -172,6 +183,14 @@ class Renderer:
         lines = (lines[0] | http, lines[1] | stream) if same_places else (http, stream)
         self._ordered = includes, lines
         return lines
+
+    def _zone_size(self, objects: Mapping[str, Object]) -> Word:
+        """A power of two that holds the servers of all upstreams."""
+        before, total = self._counted
+        now = self._peers.of(objects)
+        total += sum(now.get(name, 0) - before.get(name, 0) for name in differing(now, before))
+        self._counted = now, total
+        return Word(f"{max(_ZONE_SMALLEST, 1 << (_ZONE_PER_SERVER * total).bit_length())}k")
 
     def _sha_of_snippets(self, objects: Mapping[str, Object]) -> str:
         """Over all snippets; while each is the very text of last time, as known from then."""
@@ -267,7 +286,8 @@ def _written(lines: Mapping[str, str]) -> Markup:
 def _view(upstream: Upstream) -> UpstreamView:
     return UpstreamView(
         name=upstream.name,
-        zone=Word(upstream.zone),
+        zone=upstream.name if upstream.zone else _ZONE,
+        zone_size=Word(upstream.zone) if upstream.zone else None,
         method=upstream.balance.method,
         method_name=Word(upstream.balance.method),
         key=upstream.balance.key,

@@ -193,11 +193,17 @@ async def test_a_generation_that_was_rolled_back_is_not_signalled_again_on_every
     assert site.checks == asked
 
 
-@pytest.mark.parametrize("count", [25, 120, 1500])
-async def test_an_upstream_of_any_size_fits_its_zone(nginx: Nginx, store: Store, count: int) -> None:
+@pytest.mark.parametrize(
+    "sizes", [{"shop": 25}, {"shop": 1500}, {f"s{number}": 1 + number % 3 for number in range(600)}]
+)
+async def test_upstreams_of_any_size_and_number_fit_their_zone(
+    nginx: Nginx, store: Store, sizes: dict[str, int]
+) -> None:
     one, _ = await converger(nginx, store, settings_for(nginx))
     nginx.start()
-    outcome = await one.converge(wanted(catalog(nginx, shop=count)))
+    outcome = await one.converge(wanted(catalog(nginx, shop=1)))
+    assert isinstance(outcome, Applied)
+    outcome = await one.converge(wanted(catalog(nginx, **{"shop": 1, **sizes})))
     assert isinstance(outcome, Applied)
     assert not outcome.quarantined
     assert outcome.proven

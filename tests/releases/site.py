@@ -98,6 +98,7 @@ def served(
         (folder / f"{one.slug}.conf").write_bytes(one.content.encode("utf-8", "surrogateescape"))
         (folder / f"{one.slug}.snippet").write_text(one.snippet, encoding="utf-8")
         includes[one.is_stream] += f"include {folder}/{one.slug}.conf;\n"
+    shared = "".join(re.findall(r"^(?:upstream|split_clients) .*?^}\n", entries.http, re.MULTILINE | re.DOTALL))
     module = LOAD_STREAM if stream and LOAD_STREAM else ""
     (folder / "nginx.conf").write_text(
         f"""{module}
@@ -112,7 +113,7 @@ http {{
     access_log off;
     keepalive_requests 100000;
     {"".join(f"{kind}_temp_path {folder}/{kind};" for kind in _TEMPORARY)}
-    split_clients $http_upgrade $gray_connection {{ 0.01% ""; * upgrade; }}
+    {shared}
     {includes[False]}
     {http}
 }}

@@ -6,16 +6,16 @@ from typing import Any
 import msgspec
 import pytest
 
-from grayctl.model.balance import Method
+from grayctl.model.balance import ROUND_ROBIN, Method
 from grayctl.model.catalog import Catalog, Health, Registration
 from grayctl.model.plan import FieldFault, Known, Server, Serving
-from grayctl.model.release import Condition, InForce, Input, Live, Operator, Release, Route, Source
-from grayctl.model.tokens import Address
+from grayctl.model.release import Condition, InForce, Input, Live, Operator, Release, Route, Source, UpstreamOptions
+from grayctl.model.tokens import Address, Word
 from grayctl.policy.admission import admit
 from grayctl.policy.resolve import Limits, resolve
 from grayctl.policy.standing import Standing
-from grayctl.policy.upstreams import parse_balance
-from grayctl.settings import ServiceSettings, Settings, WatchSettings
+from grayctl.policy.upstreams import parse_balance, upstream
+from grayctl.settings import NginxSettings, ServiceSettings, Settings, WatchSettings
 
 WATCH = WatchSettings()
 
@@ -281,13 +281,20 @@ def test_an_equal_plan_is_the_same_object() -> None:
     assert again.services["shop"] is first.services["shop"]
 
 
-@pytest.mark.parametrize("count", [1, 29, 30, 50, 87, 1000, 4000])
-def test_a_zone_is_a_power_of_two_that_holds_its_servers(count: int) -> None:
-    rows = tuple(registration(id=str(n), address=f"10.1.{n // 250}.{n % 250}") for n in range(count))
-    zone = resolve(Catalog(services={"shop": rows}), {}, Settings(), Limits()).services["shop"].upstreams[0].zone
-    size = int(zone.removesuffix("k"))
+@pytest.mark.parametrize("count", [0, 1, 29, 30, 50, 87, 1000, 4000])
+def test_a_zone_in_stream_is_a_power_of_two_that_holds_its_servers(count: int) -> None:
+    servers = tuple(Server(Address(f"10.1.{n // 250}.{n % 250}", 80)) for n in range(count))
+    made = upstream(Word("shop.gray"), servers, ROUND_ROBIN, UpstreamOptions(), NginxSettings(), tcp=True)
+    size = int(made.zone.removesuffix("k"))
     assert size & (size - 1) == 0
     assert max(64, count) <= size
+
+
+@pytest.mark.parametrize(("size", "own"), [("auto", ""), ("128k", "128k")])
+def test_a_zone_in_http_is_shared_unless_its_size_is_given(size: str, own: str) -> None:
+    settings = Settings(services={"shop": ServiceSettings(zone=size)})
+    plan = resolve(Catalog(services={"shop": (registration(),)}), {}, settings, Limits())
+    assert plan.services["shop"].upstreams[0].zone == own
 
 
 def test_balance() -> None:
