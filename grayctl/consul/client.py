@@ -180,7 +180,7 @@ class ConsulClient:
 
     async def clock(self) -> float | None:
         """What time the agent has, in seconds since the epoch, to the second; None when it does not say."""
-        said = (await self._short.status.leader()).headers.get("Date", "")
+        said = (await self._short.status.leader()).headers.get(b"date", b"").decode("latin-1")
         try:
             return parsedate_to_datetime(said).timestamp()
         except ValueError:

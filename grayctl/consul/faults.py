@@ -7,8 +7,7 @@ string or a token: foreign exceptions are described, not chained, since their te
 import ssl
 from collections.abc import Mapping
 
-import aiohttp
-
+from grayctl.consul.wire import CannotConnectError, CutOffError
 from grayctl.errors import (
     ConsulDenied,
     ConsulError,
@@ -25,22 +24,21 @@ _BODY = 200
 
 
 def of_transport(error: Exception, address: str, what: str) -> ConsulError:
-    """What aiohttp, ssl or the socket raised while asking `address` for `what`."""
+    """What wire.py, ssl or the socket raised while asking `address` for `what`."""
     where = f"Consul at {address}: {what}"
     match error:
         case TimeoutError():
             return ConsulUnreachable(f"{where}: no answer in time. Is the agent alive, and can it reach its servers?")
-        case aiohttp.ClientConnectorCertificateError() | ssl.SSLError() | aiohttp.ClientConnectorSSLError():
+        case ssl.SSLError():
             return ConsulUnreachable(
                 f"{where}: the TLS handshake failed: {_tls_reason(error)}. "
                 "Check consul.ca_file, cert_file, key_file and tls_server_name"
             )
-        case aiohttp.ClientConnectorError():
-            reason = error.os_error.strerror or str(error.os_error)
-            return ConsulUnreachable(f"{where}: cannot connect: {reason}. Is consul.address right, and the agent up?")
-        case aiohttp.ClientPayloadError():
+        case CannotConnectError():
+            return ConsulUnreachable(f"{where}: cannot connect: {error}. Is consul.address right, and the agent up?")
+        case CutOffError(begun=True):
             return ConsulUnreachable(f"{where}: the connection was closed in the middle of the answer")
-        case aiohttp.ServerDisconnectedError() | aiohttp.ClientOSError() | OSError():
+        case OSError():
             return ConsulUnreachable(
                 f"{where}: the connection was closed without an answer. If this goes on, the agent's limit "
                 "limits.http_max_conns_per_client may be reached"
@@ -66,19 +64,18 @@ def of_status(status: int, body: str, address: str, what: str) -> ConsulError:
     return ConsulProtocolError(f"{where}. This was not expected from Consul; is something else listening there?")
 
 
-def index_of(headers: Mapping[str, str], address: str, what: str) -> int:
+def index_of(headers: Mapping[bytes, bytes], address: str, what: str) -> int:
     """The answer's `X-Consul-Index`.
 
     Raises:
         ConsulProtocolError: when it is missing, no number, or below 1.
     """
-    text = headers.get("X-Consul-Index", "")
-    if not (text.isascii() and text.isdigit() and int(text) >= 1):
+    text = headers.get(b"x-consul-index", b"")
+    if not (text.isdigit() and int(text) >= 1):
         wrong = "is missing" if not text else "is no number from 1 up"  # not shown: it may echo anything
         raise ConsulProtocolError(f"Consul at {address}: {what}: X-Consul-Index {wrong}. Is something else there?")
     return int(text)
 
 
-def _tls_reason(error: Exception) -> str:
-    inner = getattr(error, "certificate_error", None) or getattr(error, "os_error", None) or error
-    return str(getattr(inner, "verify_message", "") or getattr(inner, "reason", "") or type(inner).__name__)
+def _tls_reason(error: ssl.SSLError) -> str:
+    return str(getattr(error, "verify_message", "") or error.reason or type(error).__name__)

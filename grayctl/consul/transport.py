@@ -1,24 +1,22 @@
-"""How bytes reach Consul: python-consul2's HTTPClient over one pooled aiohttp session.
+"""How bytes reach Consul: python-consul2's HTTPClient over a pool of connections (wire.py).
 
 The library's own clients have no timeouts, drop client certificates, obey variables that override arguments and
 open a connection for every request (FACTS, python-consul2), so only its endpoint classes are used.
 """
 
 import asyncio
+import base64
 import ssl
 import warnings
-import weakref
-from collections.abc import Callable, Iterable, Mapping
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
-from urllib.parse import quote, urlencode, urlsplit
-
-import aiohttp
-from yarl import URL
+from urllib.parse import quote, unquote, urlencode, urlsplit
 
 from grayctl.consul import faults
 from grayctl.consul.token import Token
+from grayctl.consul.wire import Opener, Patience, Pool
 from grayctl.errors import ConsulError, SettingsError
 from grayctl.settings import ConsulSettings
 
@@ -31,16 +29,16 @@ _Params = Iterable[tuple[str, object]] | None
 # Consul adds up to a sixteenth of the wait; the rest is for a busy agent.
 _WAIT_FACTOR, _WAIT_SLACK = 17 / 16, 5.0
 _UNIX = "unix://"
-# Whether the request that this task is sending has had its connection.
-_CONNECTED: ContextVar[bool] = ContextVar("connected", default=False)
+_FORBIDDEN = 403
+_SECOND_FAMILY = 0.25  # seconds after which an address of the other family is tried, too (RFC 8305)
 
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """An HTTP answer, read to its end and not judged yet."""
+    """An HTTP answer, read to its end and not judged yet; names of headers are lower case."""
 
     status: int
-    headers: Mapping[str, str]
+    headers: Mapping[bytes, bytes]
     body: bytes
     what: str
 
@@ -61,48 +59,47 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         self._settings = settings
         self._token = token
         self._limit = limit
-        self._session: aiohttp.ClientSession | None = None
+        self._pool: Pool | None = None
         self.address = shown_address(settings)
-        self.base_uri = "http://localhost" if settings.address.startswith(_UNIX) else settings.address.rstrip("/")
+        url = urlsplit("http://localhost" if settings.address.startswith(_UNIX) else settings.address)
+        user, _, host = url.netloc.rpartition("@")
+        self._path = url.path.rstrip("/")
+        self._head = f" HTTP/1.1\r\nHost: {host}\r\nUser-Agent: grayctl\r\nAccept-Encoding: identity\r\n"
+        if user:
+            self._head += f"Authorization: Basic {base64.b64encode(unquote(user).encode()).decode()}\r\n"
 
     def open(self) -> None:
-        """Make the session; inside the loop that will use it.
+        """Make the pool; inside the loop that will use it.
 
         Raises:
             SettingsError: a certificate or key cannot be loaded.
         """
-        address = self._settings.address
+        self._pool = Pool(self._opener(), self._limit)
+
+    def _opener(self) -> Opener:
+        loop, address = asyncio.get_running_loop(), self._settings.address
         if address.startswith(_UNIX):
-            connector: _Connections = _UnixConnections(
-                path=address.removeprefix(_UNIX), limit=self._limit, keepalive_timeout=30.0
-            )
-        else:
-            tls = tls_context(self._settings) if address.startswith("https:") else True
-            connector = _TcpConnections(limit=self._limit, ssl=tls, keepalive_timeout=30.0)
-        self._connections = connector
-        self._session = aiohttp.ClientSession(
-            connector=connector,
-            trust_env=False,  # HTTP_PROXY would apply even to loopback
-            auto_decompress=False,
-            cookie_jar=aiohttp.DummyCookieJar(),
+            return partial(loop.create_unix_connection, path=address.removeprefix(_UNIX))
+        url = urlsplit(address)
+        tls = url.scheme == "https"
+        return partial(
+            loop.create_connection,
+            host=url.hostname,
+            port=url.port or (443 if tls else 80),
+            ssl=tls_context(self._settings) if tls else None,
+            server_hostname=self._settings.tls_server_name or url.hostname if tls else None,
+            happy_eyeballs_delay=_SECOND_FAMILY,
         )
 
     async def close(self) -> None:
         """Close all connections, at once."""
-        if self._session is not None:
-            await self._session.close()
-            self.abort()
-            await asyncio.sleep(0)  # the loop closes their sockets in its next round
-            await asyncio.sleep(0)
+        if self._pool is not None:
+            await self._pool.close()
 
     def abort(self) -> None:
         """End all connections, at once; the next request gets a new one."""
-        self._connections.abort()
-
-    def uri(self, path: str, params: _Params = None) -> str:
-        """The library's, except that parts which the client has quoted already stay as they are."""
-        query = f"?{urlencode(list(params))}" if params else ""
-        return f"{self.base_uri}{quote(path, safe='/:%')}{query}"
+        if self._pool is not None:
+            self._pool.abort()
 
     async def get(self, callback: object, path: str, params: _Params = None, headers: object = None) -> Answer:
         """Ask; a `wait` in the query stretches the read timeout."""
@@ -135,78 +132,42 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         query = list(params or ())
         token = self._token.current()
         answer = await self._send(method, path, query, data, token)
-        if answer.status == 403 and self._token.refused(token):  # noqa: PLR2004 -- Forbidden
+        if answer.status == _FORBIDDEN and self._token.refused(token):
             answer = await self._send(method, path, query, data, self._token.current())
         return answer
 
     async def _send(self, method: str, path: str, query: list[tuple[str, object]], data: object, token: str) -> Answer:
-        if self._session is None:
-            raise RuntimeError("the transport is not open: use `async with ConsulClient(...)`")
         what = f"{method} {path}"
-        headers = {"Accept-Encoding": "identity"} | ({"X-Consul-Token": token} if token else {})
+        (answer,) = await self._ask(
+            [self._written(method, path, query, data, token)], what, self._patience(dict(query))
+        )
+        return answer
+
+    async def _ask(self, requests: Sequence[bytes], what: str, patience: Patience) -> list[Answer]:
+        if self._pool is None:
+            raise RuntimeError("the transport is not open: use `async with ConsulClient(...)`")
         fault: ConsulError
-        _CONNECTED.set(False)
         try:
-            async with self._session.request(
-                method,
-                URL(self.uri(path, query), encoded=True),
-                headers=headers,
-                data=data or None,
-                timeout=self._timeout(dict(query)),
-                allow_redirects=False,  # a redirect would carry the token elsewhere
-                server_hostname=self._settings.tls_server_name or None,
-            ) as response:
-                return Answer(response.status, response.headers, await response.read(), what)
-        except (aiohttp.ClientError, OSError, ValueError) as error:
+            return [Answer(*raw, what) for raw in await self._pool.ask(requests, patience)]
+        except (OSError, ValueError) as error:
             fault = faults.of_transport(error, self.address, what)
         raise fault  # outside the handler: the foreign error is no context either (see faults)
 
-    def _timeout(self, query: Mapping[str, Any]) -> aiohttp.ClientTimeout:
+    def _written(self, method: str, path: str, query: Iterable[tuple[str, object]], data: object, token: str) -> bytes:
+        """A request as it goes over the wire. Parts that the client has quoted already stay as they are."""
+        body = data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else b""
+        asked = f"?{urlencode(list(query))}" if query else ""
+        head = f"{method} {self._path}{quote(path, safe='/:%')}{asked}{self._head}"
+        secret = f"X-Consul-Token: {token}\r\n" if token else ""
+        length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
+        return f"{head}{secret}{length}\r\n".encode() + body
+
+    def _patience(self, query: Mapping[str, Any]) -> Patience:
         settings = self._settings
         read = float(settings.read_timeout)
         if "wait" in query:
             read = int(str(query["wait"]).removesuffix("ms")) / 1000 * _WAIT_FACTOR + _WAIT_SLACK
-        return aiohttp.ClientTimeout(
-            total=settings.connect_timeout + read + settings.read_timeout,  # a drip of bytes ends, too
-            sock_connect=settings.connect_timeout,
-            sock_read=read,
-        )
-
-
-class _Connections(aiohttp.BaseConnector):
-    """A pool that asks once, and that can end all its connections at once."""
-
-    def __init__(self, **arguments: Any) -> None:
-        super().__init__(**arguments)
-        self._transports: weakref.WeakSet[asyncio.BaseTransport] = weakref.WeakSet()
-
-    async def connect(self, *arguments: Any, **more: Any) -> Any:
-        """A connection, new or pooled; the first one for this request only.
-
-        When a connection breaks, aiohttp asks again on another one by itself. For a long poll that would carry the
-        index over to an agent that may have lost its state, and hang there; a write would happen twice.
-        """
-        if _CONNECTED.get():
-            raise aiohttp.ServerDisconnectedError
-        connection = await super().connect(*arguments, **more)
-        _CONNECTED.set(True)
-        if connection.transport is not None:
-            self._transports.add(connection.transport)
-        return connection
-
-    def abort(self) -> None:
-        """End all transports without a goodbye: TLS says it in the background, for ever where nobody answers."""
-        for transport in self._transports:
-            if isinstance(transport, asyncio.Transport):
-                transport.abort()
-
-
-class _TcpConnections(_Connections, aiohttp.TCPConnector):
-    """Over TCP, with or without TLS."""
-
-
-class _UnixConnections(_Connections, aiohttp.UnixConnector):
-    """Over a unix socket."""
+        return Patience(settings.connect_timeout, read, settings.read_timeout)  # a drip of bytes ends, too
 
 
 class Endpoints:
