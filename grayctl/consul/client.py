@@ -7,6 +7,7 @@ check of the path. A read with `wait` is a long poll; everything else is a short
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, replace
 from email.utils import parsedate_to_datetime
+from hashlib import blake2b
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
 from urllib.parse import quote
@@ -42,6 +43,24 @@ class Reply(Generic[T]):
     value: T
 
 
+class Again(Generic[T]):
+    """A decoder that knows its last answer again: where the same bytes come once more, so does the same value."""
+
+    __slots__ = ("_decoder", "_digest", "_value")
+
+    def __init__(self, decoder: Callable[[bytes], T]) -> None:
+        self._decoder = decoder
+        self._digest = b""
+
+    def __call__(self, body: bytes) -> T:
+        """Decode, or remember."""
+        digest = blake2b(body, digest_size=16).digest()
+        if digest != self._digest:
+            self._value = self._decoder(body)
+            self._digest = digest
+        return self._value
+
+
 @dataclass(frozen=True, slots=True)
 class Right:
     """A right: `kind` is service, node, key or session; `name` the service, node, key or session's node."""
@@ -70,8 +89,10 @@ class ConsulClient:
         self.settings = settings
         self.address = shown_address(settings)
         self._connections = connections
+        self._datacenter = [("dc", settings.datacenter)] if settings.datacenter else []
         self._transports: list[Transport] = []
-        self._newest_list: tuple[bytes, dict[str, tuple[str, ...]]] = (b"", {})
+        # any registration's change brings this list again, mostly byte for byte: thousands are decoded once
+        self._listed = Again(decode.services)
 
     async def __aenter__(self) -> Self:
         self._token = Token(self.settings)
@@ -106,23 +127,29 @@ class ConsulClient:
         answer = await self._to(wait).catalog.services(index=index, wait=_go(wait))
         return self._reply(answer, self._listed)
 
-    def _listed(self, body: bytes) -> dict[str, tuple[str, ...]]:
-        """Any registration's change brings this list again, mostly byte for byte: thousands are decoded once."""
-        if body != self._newest_list[0]:
-            self._newest_list = (body, decode.services(body))
-        return self._newest_list[1]
-
     async def health(
-        self, service: str, *, index: int | None = None, wait: float | None = None
+        self,
+        service: str,
+        *,
+        index: int | None = None,
+        wait: float | None = None,
+        decoder: Callable[[bytes], tuple[Registration, ...]] = decode.health,
     ) -> Reply[tuple[Registration, ...]]:
-        """The registrations of one service, healthy or not, sorted; empty when there is no such service."""
-        answer = await self._to(wait).health.service(quote(service, safe=""), index=index, wait=_go(wait))
-        return self._reply(answer, decode.health)
+        """The registrations of one service, healthy or not, sorted; empty when there is no such service.
 
-    async def probe(self, service: str) -> int:
-        """The index that `health(service)` would have now, without its registrations."""
-        answer = await self._short.health.service(quote(service, safe=""), tag=_NO_SUCH_TAG)
-        return self._reply(answer, decode.health).index
+        Who asks again and again brings a `decoder` of his own, an `Again`.
+        """
+        answer = await self._to(wait).health.service(quote(service, safe=""), index=index, wait=_go(wait))
+        return self._reply(answer, decoder)
+
+    async def probe(self, services: Sequence[str]) -> tuple[int | None, ...]:
+        """The index that `health` would have now, for each of a few services; None where the answer does not say.
+
+        They are asked in one go over one connection, a tenth of what as many single questions cost.
+        """
+        paths = [f"/v1/health/service/{quote(service, safe='')}" for service in services]
+        answers = await self._short.http.get_all(paths, [("tag", _NO_SUCH_TAG), *self._datacenter])
+        return tuple(_index_alone(answer) for answer in answers)
 
     async def state(
         self, name: str, *, index: int | None = None, wait: float | None = None
@@ -193,8 +220,8 @@ class ConsulClient:
         a service that is gone. It is the call that Consul's own UI makes; python-consul2 has no method for it.
         """
         asked = [{"Resource": right.kind, "Access": right.access, "Segment": right.name} for right in rights[:_RIGHTS]]
-        params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
-        answer = await self._short.http.post(None, "/v1/internal/acl/authorize", params, msgspec.json.encode(asked))
+        body = msgspec.json.encode(asked)
+        answer = await self._short.http.post(None, "/v1/internal/acl/authorize", self._datacenter, body)
         if answer.status in {401, faults.NOT_FOUND, 405}:  # ACLs are off; a Consul that does not know the call
             return ()
         allowed = self._decoded(answer, lambda body: msgspec.json.decode(body, type=list[dict[str, Any]]))
@@ -223,9 +250,8 @@ class ConsulClient:
         Raises:
             ConsulTooLarge: it is more than one transaction holds; Consul was not asked.
         """
-        params = [("dc", self.settings.datacenter)] if self.settings.datacenter else None
         # not by python-consul2's Txn, which sends it to the agent's own datacenter whatever the settings say
-        answer = await self._short.http.put(None, "/v1/txn", params, transaction.body(operations))
+        answer = await self._short.http.put(None, "/v1/txn", self._datacenter, transaction.body(operations))
         if answer.status != faults.CONFLICT:
             self._decoded(answer, lambda body: body)
             return ()
@@ -290,6 +316,11 @@ async def bounded(call: Callable[[], Awaitable[T]]) -> T:
 def _go(wait: float | None) -> str | None:
     """Seconds as Go writes a duration."""
     return None if wait is None else f"{max(1, round(wait * 1000))}ms"
+
+
+def _index_alone(answer: Answer) -> int | None:
+    text = answer.headers.get(b"x-consul-index", b"")
+    return int(text) if answer.status == faults.OK and text.isdigit() else None
 
 
 def _true(body: bytes) -> bool:

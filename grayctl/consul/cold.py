@@ -1,7 +1,7 @@
 """Services without a long poll: what says that they may have changed, and how often they are looked at."""
 
 import asyncio
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Generic, TypeVar
 
 from grayctl.consul.decode import Check
@@ -10,6 +10,8 @@ from grayctl.model.catalog import Registration
 
 T = TypeVar("T")
 
+# In one go: fewer would cost more, and more would be many questions that a fault leaves without an answer.
+_IN_ONE_GO = 8
 # Together with the one that attends to the suspects they leave one short connection free, to confirm a loss.
 _SWEEPERS = 2
 _SWEEP_EVERY, _AGAIN = 1.0, 3.0
@@ -48,6 +50,7 @@ class Lookout(Generic[T]):
 
     Args:
         look: at one; returns False when that failed, then it is looked at again.
+        sift: which of a few are worth a look, asked in one go; cheaper than a look at each.
         everybody: who there is to look at.
         clock: monotonic seconds.
         sleep: waits that many.
@@ -56,12 +59,14 @@ class Lookout(Generic[T]):
     def __init__(
         self,
         look: Callable[[T], Awaitable[bool]],
+        sift: Callable[[Sequence[T]], Awaitable[Sequence[T]]],
         everybody: Callable[[], Iterable[T]],
         *,
         clock: Callable[[], float],
         sleep: Sleep,
     ) -> None:
         self._look = look
+        self._sift = sift
         self._everybody = everybody
         self._clock = clock
         self._sleep = sleep
@@ -91,7 +96,8 @@ class Lookout(Generic[T]):
             self._suspected.clear()
             suspects, self._suspects = self._suspects, {}
             began = self._clock()
-            await self._visit(suspects, 1)
+            for one in suspects:
+                await self._visit(one)
             await self._sleep(self._clock() - began)  # half the time at most, however many suspects come
 
     async def _sweep(self) -> None:
@@ -99,7 +105,11 @@ class Lookout(Generic[T]):
             await self._stirred.wait()
             self._stirred.clear()
             began = self._clock()
-            await self._visit(tuple(self._everybody()), _SWEEPERS)
+            everybody = tuple(self._everybody())
+            rest = iter([everybody[at : at + _IN_ONE_GO] for at in range(0, len(everybody), _IN_ONE_GO)])
+            async with asyncio.TaskGroup() as group:
+                for _ in range(_SWEEPERS):
+                    group.create_task(self._go_through(rest))
             await self._sleep(rest_after(self._clock() - began))
 
     async def _try_again(self) -> None:
@@ -108,14 +118,11 @@ class Lookout(Generic[T]):
             failed, self._failed = self._failed, {}
             self.suspect(failed)
 
-    async def _visit(self, some: Iterable[T], at_one_time: int) -> None:
-        rest = iter(some)
+    async def _go_through(self, rest: Iterator[Sequence[T]]) -> None:
+        for some in rest:
+            for one in await self._sift(some):
+                await self._visit(one)
 
-        async def go_round() -> None:
-            for one in rest:
-                if not await self._look(one):
-                    self._failed[one] = None
-
-        async with asyncio.TaskGroup() as group:
-            for _ in range(at_one_time):
-                group.create_task(go_round())
+    async def _visit(self, one: T) -> None:
+        if not await self._look(one):
+            self._failed[one] = None

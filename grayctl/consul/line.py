@@ -1,6 +1,7 @@
 """The state of our line to Consul: who may ask when, what failed, and one log event for each change of state."""
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
@@ -92,9 +93,13 @@ class Line:
             await self.sleep(seconds)
             await self.calm(gated=gated)
 
+        try:
+            return await self.attempt(name, call)  # by far the most end here: nothing is made ready to try again
+        except ConsulError:
+            await back_off(random.uniform(0.0, _FIRST_BACKOFF))  # noqa: S311 -- spreads load, guards nothing
         retrying = AsyncRetrying(
             retry=retry_if_exception_type(ConsulError),
-            wait=wait_random_exponential(multiplier=_FIRST_BACKOFF, max=ceiling),
+            wait=wait_random_exponential(multiplier=2 * _FIRST_BACKOFF, max=ceiling),
             sleep=back_off,
             reraise=True,
         )

@@ -107,15 +107,6 @@ class Poll(Generic[T]):
             memory.store(reply.value)
             self._stored()
 
-    async def differs(self) -> bool:
-        """Whether a second look, independent of the long poll, finds something else than what is stored.
-
-        Raises:
-            ConsulError: nobody was told yet.
-        """
-        reply = await self._ask()
-        return self.memory.known and self.memory.is_news(reply.value)
-
     async def _settle(self, reply: Reply[T], verdict: Verdict) -> None:
         """What follows from an answer: publish what is new, and only then move the index on."""
         memory = self.memory

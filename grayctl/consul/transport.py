@@ -106,6 +106,10 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         del callback, headers
         return await self._request("GET", path, params)
 
+    async def get_all(self, paths: Sequence[str], params: _Params = None) -> list[Answer]:
+        """Ask for some paths over one connection, without waiting in between; the answers come in that order."""
+        return await self._requests("GET", paths, params)
+
     async def put(
         self, callback: object, path: str, params: _Params = None, data: object = "", headers: object = None
     ) -> Answer:
@@ -128,45 +132,43 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         return await self._request("POST", path, params, data)
 
     async def _request(self, method: str, path: str, params: _Params, data: object = None) -> Answer:
-        """One request; after a 403 with an outdated token, one more with the new one (a 403 did nothing)."""
+        return (await self._requests(method, [path], params, data))[0]
+
+    async def _requests(self, method: str, paths: Sequence[str], params: _Params, data: object = None) -> list[Answer]:
+        """Some requests; after a 403 with an outdated token, once more with the new one (a 403 did nothing)."""
         query = list(params or ())
         token = self._token.current()
-        answer = await self._send(method, path, query, data, token)
-        if answer.status == _FORBIDDEN and self._token.refused(token):
-            answer = await self._send(method, path, query, data, self._token.current())
-        return answer
+        answers = await self._send(method, paths, query, data, token)
+        if any(one.status == _FORBIDDEN for one in answers) and self._token.refused(token):
+            answers = await self._send(method, paths, query, data, self._token.current())
+        return answers
 
-    async def _send(self, method: str, path: str, query: list[tuple[str, object]], data: object, token: str) -> Answer:
-        what = f"{method} {path}"
-        (answer,) = await self._ask(
-            [self._written(method, path, query, data, token)], what, self._patience(dict(query))
-        )
-        return answer
-
-    async def _ask(self, requests: Sequence[bytes], what: str, patience: Patience) -> list[Answer]:
+    async def _send(
+        self, method: str, paths: Sequence[str], query: list[tuple[str, object]], data: object, token: str
+    ) -> list[Answer]:
         if self._pool is None:
             raise RuntimeError("the transport is not open: use `async with ConsulClient(...)`")
+        body = data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else b""
+        length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
+        secret = f"X-Consul-Token: {token}\r\n" if token else ""
+        rest = f"{f'?{urlencode(query)}' if query else ''}{self._head}{secret}{length}\r\n"
+        # parts that the client has quoted already stay as they are
+        requests = [f"{method} {self._path}{quote(path, safe='/:%')}{rest}".encode() + body for path in paths]
         fault: ConsulError
         try:
-            return [Answer(*raw, what) for raw in await self._pool.ask(requests, patience)]
+            raws = await self._pool.ask(requests, self._patience(query))
         except (OSError, ValueError) as error:
-            fault = faults.of_transport(error, self.address, what)
+            fault = faults.of_transport(error, self.address, f"{method} {paths[0]}")
+        else:
+            return [Answer(*raw, f"{method} {path}") for raw, path in zip(raws, paths, strict=True)]
         raise fault  # outside the handler: the foreign error is no context either (see faults)
 
-    def _written(self, method: str, path: str, query: Iterable[tuple[str, object]], data: object, token: str) -> bytes:
-        """A request as it goes over the wire. Parts that the client has quoted already stay as they are."""
-        body = data.encode() if isinstance(data, str) else data if isinstance(data, bytes) else b""
-        asked = f"?{urlencode(list(query))}" if query else ""
-        head = f"{method} {self._path}{quote(path, safe='/:%')}{asked}{self._head}"
-        secret = f"X-Consul-Token: {token}\r\n" if token else ""
-        length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
-        return f"{head}{secret}{length}\r\n".encode() + body
-
-    def _patience(self, query: Mapping[str, Any]) -> Patience:
+    def _patience(self, query: Iterable[tuple[str, object]]) -> Patience:
         settings = self._settings
         read = float(settings.read_timeout)
-        if "wait" in query:
-            read = int(str(query["wait"]).removesuffix("ms")) / 1000 * _WAIT_FACTOR + _WAIT_SLACK
+        for name, value in query:
+            if name == "wait":
+                read = int(str(value).removesuffix("ms")) / 1000 * _WAIT_FACTOR + _WAIT_SLACK
         return Patience(settings.connect_timeout, read, settings.read_timeout)  # a drip of bytes ends, too
 
 

@@ -4,12 +4,13 @@ import asyncio
 import random
 import secrets
 import time
-from collections.abc import Callable, Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
 from grayctl import log
-from grayctl.consul.client import ConsulClient, Reply
+from grayctl.consul import decode
+from grayctl.consul.client import Again, ConsulClient, Reply
 from grayctl.consul.cold import Lookout, named_by
 from grayctl.consul.decode import Check
 from grayctl.consul.line import Line, Sleep
@@ -39,8 +40,6 @@ _TRIGGERS = len(_STATES) + 1
 _FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
 _SPREAD = 0.5
 _JITTER = 0.1
-# A long poll that lives tells of a change itself within this time, however quickly changes come.
-_DOUBT = 1.0
 
 
 class Watcher:
@@ -86,7 +85,7 @@ class Watcher:
         self._services: dict[str, Service] = {}
         self._running: dict[Poll[Any], asyncio.Task[None]] = {}
         self._places: Places[Service] = Places(settings.watch.max_long_polls - 1 - len(self._kv) - _TRIGGERS)
-        self._lookout = Lookout(self._look, lambda: self._places.cold, clock=clock, sleep=sleep)
+        self._lookout = Lookout(self._look, self._sift, lambda: self._places.cold, clock=clock, sleep=sleep)
         self._began = clock()
         self._awaited: list[Poll[Any]] = [self._discovery, *self._kv.values()]
         self._complete = False
@@ -133,7 +132,7 @@ class Watcher:
         age = self._line.clock() - self._began
         young = max(_FIRST_WAIT, len(self._running) / _RETURNS, age)
         if young >= self._watch.wait:
-            return self._watch.wait
+            return min(self._watch.wait, self._watch.full_reread)
         # short ones come back often: not all in one second, as what is asked together would
         return young * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
 
@@ -167,7 +166,7 @@ class Watcher:
     def _service_poll(self, name: str) -> Service:
         poll: Service = self._poll(
             f"health {name}",
-            partial(self._client.health, name),
+            partial(self._client.health, name, decoder=Again(decode.health)),
             lambda: self._heard(poll, name),
             rights=partial(service_rights, name),
             prepare=lambda value: self._resolver.ensure(host_names(value)),
@@ -312,61 +311,55 @@ class Watcher:
         for poll in tuple(self._running):
             self._restart(poll)
 
-    async def _look(self, poll: Service, *, probe: bool = True) -> bool:
-        """Read one cold service, if its index has moved; one attempt, so that nobody holds up the others.
+    async def _sift(self, polls: Sequence[Service]) -> list[Service]:
+        """Those of a few services whose index has moved, or of which that cannot be said.
+
+        They are asked together and without a turn; so it is done in peace alone.
+        """
+        asked = [poll for poll in polls if poll.memory.index is not None and not self._line.suffers(poll.name)]
+        if not asked or not self._peaceful():
+            return list(polls)
+        try:
+            indexes = await self._client.probe([_subject(poll) for poll in asked])
+        except ConsulError:
+            return list(polls)  # who asks alone next tells of it, and waits for his turn
+        for _ in indexes:
+            self._observer.answered("health", 0.0)
+        same = {poll for poll, index in zip(asked, indexes, strict=True) if poll.memory.index == index}
+        return [poll for poll in polls if poll not in same]
+
+    async def _look(self, poll: Service) -> bool:
+        """Read one cold service; one attempt, so that nobody holds up the others.
 
         Returns:
             False when it failed; the line has told of it already.
         """
-        if poll not in self._places.cold:
-            return True
-        name = poll.name.partition(" ")[2]
-        try:
-            await self._calm_beside(poll)
-            if probe and poll.memory.index is not None:
-                ask = partial(self._client.probe, name)
-                if await self._line.attempt(poll.name, ask) == poll.memory.index:
-                    return True
-                await self._calm_beside(poll)
-            if poll in self._places.cold:
+        if poll in self._places.cold and (self._line.suffers(poll.name) or not self._peaceful()):
+            await self._line.calm()
+        if poll in self._places.cold:
+            try:
                 await poll.refresh()
-        except ConsulError:
-            return False
+            except ConsulError:
+                return False
         return True
 
-    async def _calm_beside(self, poll: Poll[Any]) -> None:
-        if not self._line.connected or self._line.suffers(poll.name) or self._line.suffers(self._discovery.name):
-            await self._line.calm()
+    def _peaceful(self) -> bool:
+        return self._line.connected and not self._line.suffers(self._discovery.name)
 
     async def _reread(self) -> None:
-        """The safety net: everything once more, every few minutes, should a wake ever have been lost.
+        """The safety net: every few minutes all cold services once more, should a wake ever have been lost.
 
-        One after another, spread over the time, so that it is no storm however many there are.
+        One after another, spread over the time, so that it is no storm however many there are. Long polls need
+        none: each comes back with everything when its wait is over, and one that does not is given up.
         """
         while True:
-            rest = [*self._running, *self._places.cold]
-            for poll in rest:
-                await self._sleep(self._watch.full_reread / len(rest) * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 -- spreads load, guards nothing
-                if poll in self._running:
-                    await self._compare(poll)
-                else:
-                    await self._look(poll, probe=False)
+            cold = tuple(self._places.cold)
+            pause = self._watch.full_reread / max(1, len(cold))
+            for poll in cold or (None,):
+                await self._sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 -- spreads load, guards nothing
+                if poll is not None:
+                    await self._look(poll)
             await self._refresh_names()
-
-    async def _compare(self, poll: Poll[Any]) -> None:
-        try:
-            await self._calm_beside(poll)
-            if await poll.differs():
-                await self._doubt(poll)
-        except ConsulError as error:
-            self._line.note(error)  # the long poll itself goes on, and so does the next re-read
-
-    async def _doubt(self, poll: Poll[Any]) -> None:
-        """What it knows is old: that is as it should be for a moment, and then its long poll is deaf."""
-        index = poll.memory.index
-        await self._sleep(_DOUBT)
-        if poll in self._running and poll.memory.index == index and await poll.differs():
-            self._restart(poll)
 
     async def _refresh_names(self) -> None:
         by_service = {name: host_names(poll.memory.value or ()) for name, poll in self._services.items()}
@@ -374,3 +367,7 @@ class Watcher:
         affected = frozenset(name for name, names in by_service.items() if names & changed)
         if affected and self._complete:
             self._tell(affected, "host names resolved anew")
+
+
+def _subject(poll: Service) -> str:
+    return poll.name.partition(" ")[2]

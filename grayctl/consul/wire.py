@@ -14,7 +14,6 @@ from typing import Any, NamedTuple, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _READ_AT_ONCE = 1 << 16
-_KEEP = 30.0  # seconds without a question
 _CONTINUES = range(100, 200)  # an answer that only says that the answer will come
 
 Opener = Callable[[Callable[[], "Connection"]], Awaitable[tuple[Any, "Connection"]]]
@@ -121,15 +120,14 @@ class Connection(asyncio.BufferedProtocol):
 
     def _look(self) -> None:
         """Whether who waits need wait no longer."""
-        if self._waiting is None:
+        if self._waiting is None or self._waiting.done():
             self.reusable = False  # nobody has asked for what came
-        elif not self._waiting.done():
-            if len(self._answers) >= self._expected:
-                self.reusable = self.reusable and self._parser.should_keep_alive()
-                self._waiting.set_result(self._answers)
-                self._answers = []
-            elif self._fault is not None:
-                self._waiting.set_exception(self._fault)
+        elif len(self._answers) >= self._expected:
+            self.reusable = self.reusable and self._parser.should_keep_alive()
+            self._waiting.set_result(self._answers)
+            self._answers = []
+        elif self._fault is not None:
+            self._waiting.set_exception(self._fault)
 
     def _fail(self, fault: Exception) -> None:
         self._fault = self._fault or fault
@@ -173,8 +171,6 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_begin(self) -> None:
         """An answer begins."""
         self._begun = True
-        self._headers = {}
-        self._body = []
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """One of its headers."""
@@ -191,9 +187,10 @@ class Connection(asyncio.BufferedProtocol):
     def on_message_complete(self) -> None:
         """It is whole."""
         self._begun = self._until_end = False
-        status = self._parser.get_status_code()
-        if status not in _CONTINUES:
-            self._answers.append(Raw(status, self._headers, b"".join(self._body)))
+        answer = Raw(self._parser.get_status_code(), self._headers, b"".join(self._body))
+        self._headers, self._body = {}, []  # a connection that waits holds nothing of what came before
+        if answer.status not in _CONTINUES:
+            self._answers.append(answer)
             self._look()
 
 
@@ -203,10 +200,12 @@ class Pool:
     Args:
         opener: makes a connection, such as the loop's `create_connection` with its arguments but the first.
         limit: the most at one time; who asks beyond that waits.
+        keep: for how many seconds a connection stays open without a question.
     """
 
-    def __init__(self, opener: Opener, limit: int) -> None:
+    def __init__(self, opener: Opener, limit: int, keep: float = 30.0) -> None:
         self._opener = opener
+        self._keep = keep
         self._free = asyncio.Semaphore(limit)
         self._buffer = memoryview(bytearray(_READ_AT_ONCE))
         self._open: set[Connection] = set()
@@ -268,10 +267,10 @@ class Pool:
         loop = asyncio.get_running_loop()
         self._parked.append((loop.time(), connection))
         if self._tidying is None:
-            self._tidying = loop.call_later(_KEEP, self._tidy)
+            self._tidying = loop.call_later(self._keep, self._tidy)
 
     def _tidy(self) -> None:
         loop = asyncio.get_running_loop()
-        while self._parked and (self._parked[0][0] <= loop.time() - _KEEP or not self._parked[0][1].reusable):
+        while self._parked and (self._parked[0][0] <= loop.time() - self._keep or not self._parked[0][1].reusable):
             self._parked.pop(0)[1].abort()
-        self._tidying = loop.call_at(self._parked[0][0] + _KEEP, self._tidy) if self._parked else None
+        self._tidying = loop.call_at(self._parked[0][0] + self._keep, self._tidy) if self._parked else None

@@ -15,7 +15,7 @@ class Health(StrEnum):
     MAINTENANCE = "maintenance"
 
 
-class Registration(msgspec.Struct, frozen=True, order=True, kw_only=True):
+class Registration(msgspec.Struct, frozen=True, order=True, kw_only=True, gc=False):
     """One service instance as registered: nothing here has been judged yet.
 
     Attributes:

@@ -11,7 +11,8 @@ import pytest
 import structlog
 from aiohttp import web
 
-from grayctl.consul.client import ConsulClient, Right, bounded
+from grayctl.consul import decode
+from grayctl.consul.client import Again, ConsulClient, Right, bounded
 from grayctl.errors import (
     ConsulDenied,
     ConsulError,
@@ -45,7 +46,7 @@ async def test_reads_from_a_real_agent(consul: Consul, unique: str) -> None:
         assert (await client.services()).value[unique] == ("a",)
         health = await client.health(unique)
         assert [one.id for one in health.value] == [f"{unique}-1"]
-        assert await client.probe(unique) == health.index
+        assert await client.probe([unique]) == (health.index,)
         entries = await client.kv(f"{unique}/")
         assert [(entry.key, entry.value) for entry in entries.value] == [
             (f"{unique}/a", b""),
@@ -241,7 +242,7 @@ async def test_a_token_travels_in_the_header_and_nowhere_else() -> None:
             await client.services()
             await client.kv("a", index=None, wait=1.0)
             await client.glance()
-            await client.probe("shop")
+            await client.probe(["shop"])
             assert TOKEN not in repr(client) + repr(client.settings) + str(vars(client))
         assert all(headers["X-Consul-Token"] == TOKEN for headers in fake.headers)
         assert all(headers["Accept-Encoding"] == "identity" for headers in fake.headers)
@@ -321,6 +322,32 @@ async def test_rights_are_unknown_where_consul_cannot_tell(status: int) -> None:
     async with scripted() as fake, ConsulClient(settings(fake.address), connections=2) as client:
         fake.handlers["/v1/internal/acl/authorize"] = script(web.Response(status=status))
         assert await client.lacks([Right("service", "shop")]) == ()
+
+
+async def test_a_probe_tells_who_does_not_say() -> None:
+    async with scripted() as fake, ConsulClient(settings(fake.address), connections=2) as client:
+        for number in range(5):
+            fake.handlers[f"/v1/health/service/shop-{number}"] = script(answer([], number + 7))
+        fake.handlers["/v1/health/service/shop-1"] = script(web.Response(status=403))
+        fake.handlers["/v1/health/service/shop-3"] = script(answer([], "x"))
+        assert await client.probe([f"shop-{number}" for number in range(5)]) == (7, None, 9, None, 11)
+
+
+async def test_what_comes_again_byte_for_byte_is_not_decoded_again() -> None:
+    async with scripted() as fake, ConsulClient(settings(fake.address), connections=2) as client:
+        value, other = answer([instance("shop")], 42), answer([instance("shop", 2)], 44)
+        broken = web.Response(body=b"[", headers={"X-Consul-Index": "43"})
+        answers = [value, answer([instance("shop")], 43), broken, answer([instance("shop")], 43), other]
+        fake.handlers["/v1/health/service/shop"] = script(*answers)
+        decoder = Again(decode.health)
+        first = await client.health("shop", decoder=decoder)
+        again = await client.health("shop", decoder=decoder)
+        assert again.value is first.value
+        assert again.index == 43
+        with pytest.raises(ConsulProtocolError):
+            await client.health("shop", decoder=decoder)
+        assert (await client.health("shop", decoder=decoder)).value is first.value
+        assert (await client.health("shop", decoder=decoder)).value[0].id == "shop-2"
 
 
 async def test_a_health_answer_is_decoded_whatever_the_library_would_do() -> None:

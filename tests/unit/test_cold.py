@@ -1,7 +1,7 @@
 """Services without a long poll, in invented time: who is looked at when, and who gets a place."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 
 import pytest
 
@@ -128,13 +128,21 @@ class Looking:
         self.looks: list[tuple[float, str]] = []
         self.failing: set[str] = set()
         self.cost = cost
-        self.lookout: Lookout[str] = Lookout(self.look, lambda: names, clock=lambda: self.now, sleep=self.sleep)
+        self.lookout: Lookout[str] = Lookout(
+            self.look, self.sift, lambda: names, clock=lambda: self.now, sleep=self.sleep
+        )
+        self.sifted: list[Sequence[str]] = []
+        self.unmoved: set[str] = set()
         self._sleepers: list[tuple[float, asyncio.Event]] = []
 
     async def look(self, name: str) -> bool:
         self.looks.append((self.now, name))
         self.now += self.cost
         return name not in self.failing
+
+    async def sift(self, names: Sequence[str]) -> Sequence[str]:
+        self.sifted.append(names)
+        return [name for name in names if name not in self.unmoved]
 
     async def sleep(self, seconds: float) -> None:
         woken = asyncio.Event()
@@ -192,6 +200,21 @@ async def test_a_sweep_at_once_and_the_next_a_second_later() -> None:
     assert here.looks[2:] == [(1.0, "a"), (1.0, "b")]
     await here.pass_by(10)
     assert len(here.looks) == 4
+    task.cancel()
+
+
+async def test_a_sweep_asks_about_a_few_in_one_go_and_looks_at_those_that_may_have_moved() -> None:
+    names = [f"s{number}" for number in range(20)]
+    here = Looking(*names)
+    here.unmoved = {*names} - {"s3", "s11"}
+    task = asyncio.create_task(here.lookout.run())
+    here.lookout.stir()
+    await here.pass_by(0)
+    assert [len(some) for some in here.sifted] == [8, 8, 4]
+    assert sorted(here.seen()) == ["s11", "s3"]
+    here.lookout.suspect(["s5"])
+    await here.pass_by(0)
+    assert here.seen() == ["s5"], "a suspect is looked at whatever a question in one go would say"
     task.cancel()
 
 
