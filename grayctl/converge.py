@@ -353,7 +353,7 @@ class Converger:
         """The service at fault: by nginx's file and line, else by halving the services that are new."""
         suspects = self._unlike(files.objects)
         if checked.culprit is not None:
-            named = culprit(checked.culprit.file, files.objects)
+            named = culprit(checked.culprit.file, files.objects, str(self._store.root))
             if named in suspects:
                 return named
         if not suspects or await self._fails_with(files, []):

@@ -68,7 +68,13 @@ def substitute(
     return renewed(rendered, held, {service: one for service, one in stand_ins.items() if one is not None})
 
 
-def culprit(path: str, objects: Mapping[str, Object]) -> str | None:
-    """The service whose object nginx named in `path`; None when it is no object of this candidate."""
-    name = path.rpartition("/")[2]
-    return next((service for service, one in objects.items() if one.filename == name), None)
+def culprit(path: str, objects: Mapping[str, Object], root: str) -> str | None:
+    """The service whose file nginx named; None when it is none of this candidate.
+
+    Args:
+        path: as nginx names it.
+        objects: the candidate's.
+        root: the state directory. What the user includes may lie elsewhere under the same name.
+    """
+    name, included = path.rpartition("/")[2], path.removeprefix(f"{root}/snippets/")
+    return next((service for service, one in objects.items() if one.filename == name or included in one.included), None)

@@ -25,7 +25,7 @@ def host_names(tree: Tree) -> dict[str, list[Placed]]:
     found: dict[str, list[Placed]] = {}
     for placed in tree.walk():
         if placed.directive.name in _PASSES or (placed.directive.name == "server" and placed.context == "upstream"):
-            host = _host(placed)
+            host = _host(placed) if not placed.directive.snippet else ""  # in a snippet it is an upstream of grayctl's
             if host and host.lower() not in upstreams and not _is_local(host):
                 found.setdefault(host, []).append(placed)
     return found

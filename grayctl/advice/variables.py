@@ -15,7 +15,7 @@ UNPUBLISHED = Rule(
     "service-unpublished",
     Level.FAILURE,
     "routes",
-    "nginx refuses a configuration with an unknown variable, and names neither file nor line",
+    "nginx refuses an include of what is not there, and an unknown variable, for which it names neither file nor line",
 )
 REDEFINED = Rule(
     "variable-redefined",
@@ -50,6 +50,8 @@ def variables(view: View) -> Iterator[Finding]:
     for placed in view.tree.walk():
         if not placed.inside("http"):
             continue
+        if placed.directive.dangling and placed.directive.snippet:
+            used.setdefault(service_id(placed.directive.slug), placed)
         defined = _defined(placed.directive)
         if defined in known | RESERVED:
             yield REDEFINED.found(
@@ -76,11 +78,13 @@ def _defined(one: Directive) -> str:
 
 def _unpublished(view: View, name: str, placed: Placed) -> Finding:
     near = get_close_matches(name, {service_id(one) for one in view.published}, n=1)
-    hint = f"; did you mean $gray_{near[0]}?" if near else ""
+    hint = f"; did you mean {near[0] if placed.directive.dangling else f'$gray_{near[0]}'}?" if near else ""
     # Consul's DNS knows no underscore, so a service's name has a hyphen where its id has one
-    service = view.names.get(name, name.replace("_", "-"))
+    service = view.names.get(name, placed.directive.slug or name.replace("_", "-"))
+    one = placed.directive
+    used = f"{one.text} is written" if one.dangling else f"$gray_{name} is used"
     return UNPUBLISHED.found(
-        f"$gray_{name} is used, but no such service is published{hint}",
+        f"{used}, but no such service is published{hint}",
         how=How.RUN,
         advice=f"grayctl init --service {service}",
         where=placed.directive.where,

@@ -20,7 +20,7 @@ _PASSES = frozenset({"proxy_pass", "grpc_pass"})
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """A `proxy_pass` or `grpc_pass` to `$gray_<id>`.
+    """A `proxy_pass` or `grpc_pass` to `$gray_<id>`, or the literal one that grayctl wrote into `snippets/pass`.
 
     Attributes:
         scheme: with `://`; empty when there is none.
@@ -45,7 +45,7 @@ class Route:
     @property
     def spot(self) -> tuple[How, str]:
         """Where further lines for this location go."""
-        if self.home is self.placed.above[-1]:
+        if self.home is self.placed.above[-1] and not self.placed.directive.snippet:
             return How.BESIDE, self.placed.directive.where
         return How.INSIDE, self.home.where
 
@@ -115,13 +115,15 @@ class View:
     def routes(self) -> Iterator[Route]:
         """Every way into a service over HTTP and gRPC; in stream there is nothing but the variable."""
         for placed in self.tree.walk():
-            if (
-                placed.inside("http")
-                and placed.directive.name in _PASSES
-                and (found := _TARGET.match(placed.directive.first))
-            ):
+            one = placed.directive
+            if not placed.inside("http") or one.name not in _PASSES:
+                continue
+            if found := _TARGET.match(one.first):
                 name = (found["braced"] or found["bare"]).lower()
                 yield Route(placed, name, found["scheme"] or "", found["rest"])
+            elif one.snippet:
+                scheme, sign, _ = one.first.partition("://")
+                yield Route(placed, service_id(one.slug), scheme + sign, "")
 
     def setting(self, key: str) -> str:
         """Where a setting stands, as `FILE:LINE`."""

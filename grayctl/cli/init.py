@@ -22,7 +22,8 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
     Example: grayctl init --service shop
     """
     from grayctl.assembly import dialect
-    from grayctl.model.naming import service_id, service_slug
+    from grayctl.model.generation import PASSES
+    from grayctl.model.naming import service_slug
     from grayctl.nginx.generations import Store
     from grayctl.nginx.inspect import inspect
     from grayctl.nginx.site import Site
@@ -52,6 +53,5 @@ def init(ctx: click.Context, services: tuple[str, ...]) -> None:
     for name in names:
         click.echo(
             f"\nIn the location that serves {name}:\n\n"
-            f"    include {settings.state_dir}/snippets/{service_slug(name)}.conf;\n"
-            f"    proxy_pass http://$gray_{service_id(name)};"
+            f"    include {settings.state_dir}/snippets/{PASSES}/{service_slug(name)}.conf;"
         )

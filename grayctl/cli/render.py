@@ -100,7 +100,7 @@ def _offline(settings: Settings, catalog: "Catalog", standing: "Standing", out: 
 def _write(files: "FileSet", out: Path) -> None:
     contents = {"http.conf": files.http.replace(GENERATION, f"preview {files.digest}"), "stream.conf": files.stream}
     contents |= {f"objects/{one.filename}": one.content for one in files.objects.values()}
-    contents |= {f"snippets/{one.slug}.conf": one.snippet for one in files.objects.values()}
+    contents |= {f"snippets/{name}": text for one in files.objects.values() for name, text in one.included.items()}
     try:
         for name, content in contents.items():
             (out / name).parent.mkdir(parents=True, exist_ok=True)

@@ -12,6 +12,8 @@ _PEER = re.compile(r"^\s*(?:server|upstream)\s", re.MULTILINE)
 GENERATION = "@generation@"
 # The first line of an object that belongs into nginx's `stream`.
 STREAM_MARK = "# stream\n"
+# Below `snippets`: the files that hold the pass as well. A folder, since a slug may end with any suffix.
+PASSES = "pass"
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,6 +26,8 @@ class Object:
         sha: the first 16 hex digits of the SHA-256 of `content`.
         content: the text nginx reads.
         snippet: the text of `snippets/<slug>.conf`, which the user includes beside proxy_pass.
+        passing: the text of `snippets/pass/<slug>.conf`, which is all that a location needs; empty where a grayctl that
+            knew no such file wrote the object.
     """
 
     service: str
@@ -31,6 +35,13 @@ class Object:
     sha: str
     content: str
     snippet: str
+    passing: str
+
+    @property
+    def included(self) -> dict[str, str]:
+        """What the user includes of it: name below `snippets` -> text."""
+        passing = {f"{PASSES}/{self.slug}.conf": self.passing} if self.passing else {}
+        return {f"{self.slug}.conf": self.snippet, **passing}
 
     @property
     def filename(self) -> str:

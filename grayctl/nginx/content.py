@@ -1,8 +1,9 @@
 """Files judged by their content: hashes, and the memory that spares reading an unchanged file twice."""
 
+import contextlib
 import hashlib
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
 from grayctl.errors import StateError
@@ -21,8 +22,9 @@ def content_sha(content: str | bytes) -> str:
 
 
 def snippet_set(hashes: Mapping[str, str]) -> str:
-    """The name of a set of snippets, from slug -> hash of the content."""
-    return content_sha("".join(f"{slug} {sha}\n" for slug, sha in sorted(hashes.items())))
+    """The name of a set of snippets, from file name in it -> hash of the content."""
+    lines = sorted((name.removesuffix(".conf"), sha) for name, sha in hashes.items())
+    return content_sha("".join(f"{name} {sha}\n" for name, sha in lines))
 
 
 def file_parts(filename: str) -> tuple[str, str]:
@@ -58,13 +60,17 @@ def demand_match(path: Path, content: str, sha: str) -> None:
 FileStamp = tuple[int, int, int, int]
 
 
-def stamp_of(path: str | Path) -> FileStamp:
+def stamp_of(path: str | Path, folder: int | None = None) -> FileStamp:
     """Inode, size and times of a file: it is read again only when one of them has moved.
+
+    Args:
+        path: of the file.
+        folder: the descriptor of the directory that `path` is relative to.
 
     Raises:
         OSError: there is no such file.
     """
-    found = os.stat(path)  # noqa: PTH116 -- thousands for each change: a Path for each costs five times the stat
+    found = os.stat(path, dir_fd=folder)
     return found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns
 
 
@@ -72,27 +78,50 @@ class Hashes:
     """The hashes of files; one is read again only when its stamp has moved."""
 
     def __init__(self) -> None:
-        self._seen: dict[str, tuple[FileStamp, str]] = {}
-        self._asked: set[str] = set()
+        self._seen: dict[str, dict[str, tuple[FileStamp, str]]] = {}
+        self._asked: dict[str, set[str]] = {}
 
-    def of(self, folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    def of(self, folder: Path, names: Collection[str]) -> dict[str, str | None]:
         """Name -> hash of the content of each file in `folder`; None for one that is missing or unreadable."""
-        return {name: self._one(f"{folder}/{name}") for name in names}
+        place = str(folder)
+        seen = self._seen.setdefault(place, {})
+        self._asked.setdefault(place, set()).update(names)
+        found: dict[str, str | None] = {}
+        with _relative(place) as (prefix, descriptor):
+            for name in names:
+                try:
+                    mark = stamp_of(prefix + name, descriptor)
+                    held = seen.get(name)
+                    if held is None or held[0] != mark:
+                        held = seen[name] = mark, content_sha((folder / name).read_bytes())
+                    found[name] = held[1]
+                except OSError:
+                    seen.pop(name, None)
+                    found[name] = None
+        return found
 
     def trim(self) -> None:
         """Forget the files that nobody asked for since the last trim: most of them are gone for good."""
-        self._seen = {path: held for path, held in list(self._seen.items()) if path in self._asked}
-        self._asked.clear()
+        asked, self._asked = self._asked, {}
+        self._seen = {
+            place: {name: held for name, held in list(seen.items()) if name in asked[place]}
+            for place, seen in list(self._seen.items())
+            if place in asked
+        }
 
-    def _one(self, path: str) -> str | None:
-        self._asked.add(path)
-        try:
-            mark = stamp_of(path)
-            held = self._seen.get(path)
-            if held is None or held[0] != mark:
-                held = (mark, content_sha(Path(path).read_bytes()))
-                self._seen[path] = held
-        except OSError:
-            self._seen.pop(path, None)
-            return None
-        return held[1]
+
+@contextlib.contextmanager
+def _relative(folder: str) -> Iterator[tuple[str, int | None]]:
+    """What goes before the name of a file in `folder`, and the descriptor that it is relative to.
+
+    A thousand stats cost a quarter less without the way to the folder; where no descriptor is left they do with it.
+    """
+    try:
+        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    except OSError:
+        yield f"{folder}/", None
+        return
+    try:
+        yield "", descriptor
+    finally:
+        os.close(descriptor)

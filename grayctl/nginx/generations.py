@@ -2,6 +2,7 @@
 
     <state_dir>/objects/<slug>-<sha>.conf             0444, immutable, named by its content
     <state_dir>/snippetsets/<sha>/<slug>.conf         the snippets of a generation, shared while they are equal
+    <state_dir>/snippetsets/<sha>/pass/<slug>.conf    the same with the pass, all that a location needs
     <state_dir>/generations/000042/{http.conf, stream.conf, manifest.json, snippets -> ../../snippetsets/<sha>}
     <state_dir>/generations/000042/served             it stood once: pruning counts only these
     <state_dir>/current -> generations/000042
@@ -25,13 +26,23 @@ from pathlib import Path
 import msgspec
 
 from grayctl.errors import Locked, StateError
-from grayctl.model.generation import GENERATION, FileSet, Manifest, Object, generation_name
-from grayctl.nginx.content import FileStamp, Hashes, decoded, demand_match, file_parts, snippet_set, stamp_of
+from grayctl.model.generation import GENERATION, PASSES, FileSet, Manifest, Object, generation_name
+from grayctl.nginx.content import (
+    FileStamp,
+    Hashes,
+    content_sha,
+    decoded,
+    demand_match,
+    file_parts,
+    snippet_set,
+    stamp_of,
+)
 from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync
 from grayctl.nginx.journal import Journal
 from grayctl.nginx.writer import HTTP, MANIFEST, SNIPPETS, STREAM, Writer
 
 _SERVED = "served"
+_DAMAGED_SNIPPET = "a snippet is missing or changed"
 _OTHERS_MAY_WRITE = 0o022
 # Candidates that never stood: refused ones, and those tried while looking for a culprit. So many of the newest
 # stay, to be tried again or looked at; halving thousands of services takes fewer.
@@ -259,18 +270,25 @@ class Store(Journal):
             StateError: one is missing or its content does not match its name.
         """
         found: dict[str, Object] = {}
+        snippets = self.sets_dir / manifest.snippets
         for service, filename in manifest.objects.items():
             slug, sha = file_parts(filename)
             path = self.objects_dir / filename
             try:
                 content = decoded(path)
-                snippet = decoded(self.sets_dir / manifest.snippets / f"{slug}.conf")
+                snippet = decoded(snippets / f"{slug}.conf")
+                # an earlier grayctl wrote none; whether there was one tells the name of the set
+                passing = snippets / PASSES / f"{slug}.conf"
+                passed = decoded(passing) if passing.exists() else ""
                 demand_match(path, content, sha)
             except StateError:
                 if whole:
                     raise
                 continue
-            found[service] = Object(service, slug, sha, content, snippet)
+            found[service] = Object(service, slug, sha, content, snippet, passed)
+        texts = {name: text for one in found.values() for name, text in one.included.items()} if whole else {}
+        if whole and snippet_set({name: content_sha(text) for name, text in texts.items()}) != manifest.snippets:
+            raise StateError(f"{snippets}: {_DAMAGED_SNIPPET}")
         return found
 
     def entry(self, manifest: Manifest) -> str:
@@ -296,9 +314,10 @@ class Store(Journal):
         folder = self.folder(manifest.number)
         lines = self._unlike(folder, {name: manifest.files.get(name) for name in (HTTP, STREAM)})
         lines += self._unlike(self.objects_dir, {filename: sha for filename, (_, sha) in parts.items()})
-        held = self._hashes.of(self.sets_dir / manifest.snippets, (f"{slug}.conf" for slug, _ in parts.values()))
-        if snippet_set({name.removesuffix(".conf"): sha or "" for name, sha in held.items()}) != manifest.snippets:
-            lines.append(f"{self.sets_dir / manifest.snippets}: a snippet is missing or changed")
+        names = [f"{folder}{slug}.conf" for slug, _ in parts.values() for folder in ("", f"{PASSES}/")]
+        held = self._hashes.of(self.sets_dir / manifest.snippets, names)
+        if snippet_set({name: sha for name, sha in held.items() if sha}) != manifest.snippets:
+            lines.append(f"{self.sets_dir / manifest.snippets}: {_DAMAGED_SNIPPET}")
         links = {
             folder / SNIPPETS: f"../../snippetsets/{manifest.snippets}",
             self.root / SNIPPETS: "current/snippets",

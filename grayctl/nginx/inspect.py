@@ -138,6 +138,6 @@ def _under(prefix: Path, path: str) -> Path:
 
 
 def size(text: str) -> int:
-    """A size as nginx writes it, in bytes; the default of a hash bucket, 64, for anything else."""
+    """A size as nginx writes it, in bytes; the default of a hash bucket, 64, for anything else, and for 0."""
     found = _SIZE.match(text)
-    return int(found[1]) * _UNITS[found[2].lower()] if found else 64
+    return int(found[1]) * _UNITS[found[2].lower()] or 64 if found else 64

@@ -34,6 +34,8 @@ class Directive:
             directive that ends with a semicolon.
         entries: for an `include`, which of ENTRIES it names, or would match.
         dangling: for an `include`, that it names one file, which is not there.
+        snippet: what it stands in below `<state_dir>/snippets`, and for an `include` what it names there, such as
+            `pass/shop.conf`; otherwise empty.
     """
 
     name: str
@@ -43,11 +45,17 @@ class Directive:
     block: tuple["Directive", ...] | None = None
     entries: tuple[str, ...] = ()
     dangling: bool = False
+    snippet: str = ""
 
     @property
     def where(self) -> str:
         """`FILE:LINE`; the file alone for `main`."""
         return f"{self.file}:{self.line}" if self.line else self.file
+
+    @property
+    def slug(self) -> str:
+        """That of the service whose snippet it is."""
+        return self.snippet.rpartition("/")[2].removesuffix(".conf")
 
     @property
     def first(self) -> str:
@@ -171,7 +179,7 @@ class _Reader:
         """What stands in a file; `through` are the files that led here, none of which is entered again."""
         if path not in self._parsed:
             self._parsed[path] = self._parse(path)
-        yield from self._take(self._parsed[path], path, (*through, path))
+        yield from self._take(self._parsed[path], path, (*through, path), self._snippet(Path(path)))
 
     def _parse(self, path: str) -> list[dict[str, Any]]:
         self.sources[path] = modified(path)
@@ -184,11 +192,13 @@ class _Reader:
         parsed: list[dict[str, Any]] = payload["config"][0]["parsed"]
         return parsed
 
-    def _take(self, parsed: list[dict[str, Any]], path: str, through: tuple[str, ...]) -> Iterator[Directive]:
+    def _take(
+        self, parsed: list[dict[str, Any]], path: str, through: tuple[str, ...], snippet: str
+    ) -> Iterator[Directive]:
         for one in parsed:
             name, args = str(one["directive"]), tuple(str(arg) for arg in one["args"])
-            block = tuple(self._take(one["block"], path, through)) if "block" in one else None
-            plain = Directive(name, args, path, int(one["line"]), block)
+            block = tuple(self._take(one["block"], path, through, snippet)) if "block" in one else None
+            plain = Directive(name, args, path, int(one["line"]), block, snippet=snippet)
             if name == "include" and args:
                 yield from self._include(plain, through)
             else:
@@ -197,7 +207,8 @@ class _Reader:
     def _include(self, one: Directive, through: tuple[str, ...]) -> Iterator[Directive]:
         """The include itself, then what it brings."""
         dangling = not one.has_magic and _is_missing(self.conf.parent / one.first)
-        yield replace(one, entries=self._entries(one.first), dangling=dangling)
+        snippet = self._snippet(self.conf.parent / one.first)
+        yield replace(one, entries=self._entries(one.first), dangling=dangling, snippet=snippet)
         for inner in self._included(one.first):
             if inner not in through:
                 yield from self.file(inner, through)
@@ -213,7 +224,7 @@ class _Reader:
                 yield path
 
     def _is_left_out(self, path: Path) -> bool:
-        if self.snippets and path.is_relative_to(self.state_dir / "snippets"):
+        if self.snippets and self._snippet(path):
             return False
         return path.is_relative_to(self.state_dir) or bool(self._entries(str(path)))
 
@@ -221,6 +232,11 @@ class _Reader:
         """Which of ENTRIES an include's argument names, however it is spelled."""
         given = self.conf.parent / argument
         return tuple(name for name in ENTRIES if _names(given, self.state_dir / "current" / name))
+
+    def _snippet(self, path: Path) -> str:
+        """The name of a file below `<state_dir>/snippets`, however the way there is spelled; empty for another file."""
+        above, found, name = str(path).rpartition("/snippets/")  # a link itself, so only what is above is resolved
+        return name if found and Path(above).resolve() == self.state_dir.resolve() else ""
 
 
 def _is_missing(path: Path) -> bool:

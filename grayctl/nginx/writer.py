@@ -15,7 +15,7 @@ from pathlib import Path
 
 import msgspec
 
-from grayctl.model.generation import FileSet, Manifest, Object, generation_name
+from grayctl.model.generation import PASSES, FileSet, Manifest, Object, generation_name
 from grayctl.model.identity import differing, renewed
 from grayctl.nginx.content import Hashes, content_sha, encoded, snippet_set
 from grayctl.nginx.disk import sync, write_file
@@ -32,13 +32,15 @@ class Contents:
     Attributes:
         objects: by service.
         filenames: service -> object file name.
-        shas: service -> hash of its snippet.
+        shas: service -> name in the snippet set -> hash, of what is included of it.
+        included: all of these, without the services.
         snippets: name of the snippet set.
     """
 
     objects: Mapping[str, Object] = field(default_factory=dict)
     filenames: Mapping[str, str] = field(default_factory=dict)
-    shas: Mapping[str, str] = field(default_factory=dict)
+    shas: Mapping[str, dict[str, str]] = field(default_factory=dict)
+    included: dict[str, str] = field(default_factory=dict)
     snippets: str = ""
 
     def stale(self, objects: Mapping[str, Object]) -> AbstractSet[str]:
@@ -48,16 +50,15 @@ class Contents:
     def renewed(self, objects: Mapping[str, Object], stale: AbstractSet[str]) -> "Contents":
         """The same of `objects`; only what is `stale` is made anew."""
         fresh = {service: objects[service] for service in stale if service in objects}
-        shas = {service: content_sha(one.snippet) for service, one in fresh.items()}
-        same = self.snippets and all(self.shas.get(service) == shas.get(service) for service in stale)
-        all_shas = self.shas if same else renewed(self.shas, stale, shas)
-        slugs = {objects[service].slug: sha for service, sha in all_shas.items()} if not same else {}
-        return Contents(
-            objects,
-            renewed(self.filenames, stale, {service: one.filename for service, one in fresh.items()}),
-            all_shas,
-            self.snippets if same else snippet_set(slugs),
-        )
+        filenames = renewed(self.filenames, stale, {service: one.filename for service, one in fresh.items()})
+        shas = {
+            service: {name: content_sha(text) for name, text in one.included.items()} for service, one in fresh.items()
+        }
+        if self.snippets and all(self.shas.get(service) == shas.get(service) for service in stale):
+            return Contents(objects, filenames, self.shas, self.included, self.snippets)
+        all_shas = renewed(self.shas, stale, shas)
+        included = {name: sha for one in all_shas.values() for name, sha in one.items()}
+        return Contents(objects, filenames, all_shas, included, snippet_set(included))
 
 
 class Writer:
@@ -85,7 +86,7 @@ class Writer:
         self._doubted = {path for path in self._objects.iterdir() if path.name not in held}
         for folder in self._sets.iterdir():
             if standing is None or folder.name != standing.snippets:
-                self._doubted |= set(folder.iterdir())
+                self._doubted |= {*folder.iterdir(), *folder.glob(f"{PASSES}/*")}
 
     def write(self, files: FileSet, manifest: Manifest, entries: Mapping[str, str]) -> Manifest:
         """Write what is new in `files`.
@@ -153,25 +154,31 @@ class Writer:
 
     def _write_snippets(self, contents: Contents) -> bool:
         """Write a snippet set. What the current set holds already is linked, which spares a sync for each file."""
-        folder = self._sets / contents.snippets
-        wanted = {f"{one.slug}.conf": (one.snippet, contents.shas[name]) for name, one in contents.objects.items()}
-        is_new = not folder.exists()
-        folder.mkdir(mode=0o755, exist_ok=True)
+        folder, wanted = self._sets / contents.snippets, contents.included
+        folders = {folder, *((folder / name).parent for name in wanted if "/" in name)}
+        is_new = not all(one.is_dir() for one in folders)
+        for one in folders if is_new else ():
+            one.mkdir(mode=0o755, parents=True, exist_ok=True)
         held = self._held(folder, wanted)
-        wrong = [name for name, (_, sha) in wanted.items() if held[name] != sha]
-        current = self._root / "current" / SNIPPETS
-        current_held = self._hashes.of(current, wrong)
-        for name in wrong:
-            text, sha = wanted[name]
-            if current_held[name] == sha and not (folder / name).exists():
-                (folder / name).hardlink_to((current / name).resolve())
-            else:
-                self._put(folder / name, text)
+        wrong = [name for name, sha in wanted.items() if held[name] != sha]
+        if wrong:
+            self._mend_snippets(folder, wrong, contents)
         if wrong or is_new:
-            self._loose |= {folder, self._sets}
+            self._loose |= {*folders, self._sets}
         return bool(wrong)
 
-    def _held(self, folder: Path, names: Iterable[str]) -> dict[str, str | None]:
+    def _mend_snippets(self, folder: Path, names: list[str], contents: Contents) -> None:
+        current = (self._root / "current" / SNIPPETS).resolve()
+        current_held = self._hashes.of(current, names)
+        texts = {name: text for one in contents.objects.values() for name, text in one.included.items()}
+        for name in names:
+            path = folder / name
+            if current_held[name] == contents.included[name] and not path.exists():
+                path.hardlink_to(current / name)
+            else:
+                self._put(path, texts[name])
+
+    def _held(self, folder: Path, names: Collection[str]) -> dict[str, str | None]:
         """The hash of each file that is there, and can be used again."""
         held = self._hashes.of(folder, names)
         if self._doubted:

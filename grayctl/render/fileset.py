@@ -1,6 +1,7 @@
 """Plan + templates -> FileSet: one object a service, and the entry files that include them."""
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from itertools import takewhile
@@ -17,7 +18,7 @@ from grayctl.model.plan import Compiled, Known, Plan, Refusal, Server, ServicePl
 from grayctl.model.release import InForce, Protocol
 from grayctl.model.tokens import Address, Expression, Note, Path, Seconds, Variable, Word
 from grayctl.render.quoting import quote
-from grayctl.render.templates import HTTP, SNIPPET, STREAM, Templates
+from grayctl.render.templates import HTTP, PASS, SNIPPET, STREAM, Templates
 from grayctl.settings import Settings, listen_address
 
 _HEADER = "# grayctl "
@@ -26,6 +27,10 @@ _SHA_DIGITS = 16
 # All upstreams of `http` share one zone: a thousand of their own would be half of what nginx takes for a reload
 _ZONE = Word("grayctl.upstreams")
 _ZONE_SMALLEST, _ZONE_PER_SERVER = 256, 2  # KiB; measured: half a KiB a server, the rest is for TLS sessions
+# As service.conf.j2 writes a variable that has one value, and an upstream; what is written otherwise is not guessed at.
+_CONSTANT = re.compile(r'^split_clients "" \$(\w+) \{ \* "?([A-Za-z0-9_.+-]{1,255})"?; \}$', re.MULTILINE)
+_UPSTREAM = re.compile(r"^\s*upstream\s+([A-Za-z0-9_.+-]+)\s*\{", re.MULTILINE)
+_MENTION = re.compile(r"\$\{?(gray_\w+)", re.IGNORECASE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -118,8 +123,8 @@ class Renderer:
         self._ordered: tuple[Mapping[str, Include], tuple[dict[str, str], dict[str, str]]] = {}, ({}, {})
         self._peers = Derived(attrgetter("peers"))
         self._counted: tuple[Mapping[str, int], int] = {}, 0
-        self._snippets = Derived(attrgetter("snippet"))
-        self._digested: tuple[Mapping[str, str], str] = {}, ""
+        self._snippets = Derived(attrgetter("included"))
+        self._digested: tuple[Mapping[str, Mapping[str, str]], str] = {}, ""
 
     def objects(self, plan: Plan) -> tuple[Mapping[str, Object], Mapping[str, TemplateError]]:
         """The object of every service that renders, and the error of every one that does not."""
@@ -196,7 +201,7 @@ class Renderer:
         """Over all snippets; while each is the very text of last time, as known from then."""
         snippets = self._snippets.of(objects)
         if snippets is not self._digested[0]:
-            self._digested = snippets, _sha(text for _, text in sorted(snippets.items()))
+            self._digested = snippets, _sha(text for _, one in sorted(snippets.items()) for text in one.values())
         return self._digested[1]
 
     def stub(self, plan: ServicePlan) -> Object:
@@ -219,18 +224,38 @@ def _render(plan: ServicePlan, templates: Templates) -> Object:
         upstreams=tuple(_view(upstream) for upstream in plan.upstreams),
         tables=plan.tables,
     )
+    protocol = plan.compiled.in_force.release.protocol if plan.compiled else Protocol.HTTP
     snippet = templates.render(
         SNIPPET,
         service=name,
         variable=variable,
         version=Variable(f"grayver_{plan.id}"),
-        protocol=plan.compiled.in_force.release.protocol if plan.compiled else Protocol.HTTP,
+        protocol=protocol,
         released=plan.released,
     )
-    return make_object(plan, body, snippet)
+    passing = templates.render(
+        PASS,
+        service=name,
+        variable=variable,
+        target=_target(body, variable),
+        protocol=protocol,
+        snippet=Markup(snippet),  # noqa: S704 -- nginx's language, and a template's own
+    )
+    return make_object(plan, body, snippet, passing)
 
 
-def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
+def _target(body: str, variable: Variable) -> Word | Variable:
+    """Where to pass requests: the upstream that `variable` always names, told from what the object really defines.
+
+    A literal name costs nginx neither the comparison with all names at each request, nor (before 1.23.1) a TLS context
+    at each reload. Where a template defines the variable otherwise, or another upstream, the variable says it.
+    """
+    values = [Word(value) for name, value in _CONSTANT.findall(body) if name == variable.name]
+    mentions = sum(name.lower() == variable.name for name in _MENTION.findall(body)) if values else 0
+    return values[0] if mentions == 1 and values[0].text in _UPSTREAM.findall(body) else variable
+
+
+def make_object(plan: ServicePlan, body: str, snippet: str, passing: str) -> Object:
     """The object of a service: its header, then what the template made."""
     header = ObjectHeader(
         service=plan.service,
@@ -243,7 +268,7 @@ def make_object(plan: ServicePlan, body: str, snippet: str) -> Object:
     written = msgspec.json.encode(header).decode()
     lines = [f"{_HEADER}{written[at : at + _HEADER_WIDTH]}\n" for at in range(0, len(written), _HEADER_WIDTH)]
     content = "".join([STREAM_MARK if plan.is_stream else "", *lines, body])
-    return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet)
+    return Object(plan.service, service_slug(plan.service), _sha([content]), content, snippet, passing)
 
 
 def _stored(compiled: Compiled | None) -> InForce | msgspec.UnsetType:

@@ -10,8 +10,9 @@ from jinja2.exceptions import TemplateNotFound
 from grayctl.errors import TemplateError
 from grayctl.render.quoting import finalize
 
-HTTP, SERVICE, STREAM, SNIPPET = "http.conf.j2", "service.conf.j2", "stream.conf.j2", "snippet.conf.j2"
-SHARED = (HTTP, SERVICE, STREAM, SNIPPET)
+HTTP, SERVICE, STREAM = "http.conf.j2", "service.conf.j2", "stream.conf.j2"
+SNIPPET, PASS = "snippet.conf.j2", "pass.conf.j2"
+SHARED = (HTTP, SERVICE, STREAM, SNIPPET, PASS)
 OWN_FOLDER = "services"
 _FILE_NAME = re.compile(r"[A-Za-z0-9_][A-Za-z0-9_.+@-]*\Z")
 # These turn a bare string into text that `finalize` would take for the template's own.

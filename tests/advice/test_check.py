@@ -90,7 +90,8 @@ def test_the_quickstarts_node_is_clean(quickstart: Quickstart) -> None:
 
 def test_a_failure_is_said_with_its_line_and_ends_with_1(quickstart: Quickstart) -> None:
     conf = quickstart.folder / "nginx.conf"
-    conf.write_text(conf.read_text().replace("proxy_pass http://$gray_shop;", "proxy_pass http://$gray_shop/;"))
+    own = "include state/snippets/shop.conf;\nproxy_pass http://$gray_shop/;"
+    conf.write_text(conf.read_text().replace("include state/snippets/pass/shop.conf;", own))
     number = next(at for at, line in enumerate(conf.read_text().splitlines(), 1) if "$gray_shop/;" in line)
     done = quickstart.grayctl("check")
     assert done.returncode == 1

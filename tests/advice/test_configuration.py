@@ -11,11 +11,13 @@ from grayctl.advice.finding import How, Level
 from grayctl.model.plan import Plan
 from grayctl.nginx.generations import Store
 from grayctl.render.fileset import Dialect, Renderer
+from grayctl.render.templates import Templates
 from tests.releases.site import TEMPLATES, Instance, plan_of
 from tests.support.advised import INCLUDE, PASS, SNIPPET, Bench
 from tests.support.nginx import LOAD_STREAM, write
 
 HOME = f"{SNIPPET}\n{PASS}"
+LINE = "include {state}/snippets/pass/shop.conf;"
 HASHES = "\n".join(f"type/x{number} ext{number};" for number in range(300))
 MANY = "\n".join(f'split_clients "" $service_{number} {{ * x; }}' for number in range(1000))
 MAP = 'map $uri $gray_shop { default "x"; }'
@@ -215,6 +217,11 @@ CLEAN: dict[str, Mapping[str, Any]] = {
     "http/1.1 and headers by hand": {
         "location": f'proxy_http_version 1.1;\nproxy_set_header Host $host;\nproxy_set_header Connection "";\n{PASS}'
     },
+    "all in one line": {"location": LINE},
+    "one line, spelled from nginx.conf's folder": {"location": "include state/../state/snippets/pass/shop.conf;"},
+    "one line in a named location": {"location": "try_files /none @shop;", "server": f"location @shop {{\n{LINE}\n}}"},
+    "one line beside the two": {"location": LINE, "server": f"location /own {{\n{HOME}\n}}"},
+    "one line, and headers of one's own": {"location": f'{LINE}\nproxy_set_header X-Mine "1";\nproxy_read_timeout 5s;'},
     "headers from the server": {"server": SNIPPET, "location": PASS},
     "a websocket": {
         "location": "proxy_http_version 1.1;\nproxy_set_header Host $host;\n"
@@ -315,14 +322,44 @@ def test_a_misspelt_service_gets_a_hint(bench: Bench) -> None:
     assert "did you mean $gray_shop?" in found.what
 
 
-def test_a_snippet_that_is_not_there_yet_is_no_missing_header(bench: Bench) -> None:
+@pytest.mark.parametrize(
+    "location",
+    [
+        "include {state}/snippets/stock.conf;\nproxy_pass http://$gray_stock;",
+        "include {state}/snippets/pass/stock.conf;",
+    ],
+    ids=["two lines", "one line"],
+)
+def test_a_snippet_that_is_not_there_yet_is_no_missing_header(bench: Bench, location: str) -> None:
     """The snippet comes with its service; until then the service is what is missing."""
-    bench.write(location="include {state}/snippets/stock.conf;\nproxy_pass http://$gray_stock;")
+    bench.write(location=location)
     rules = {one.rule for one in bench.findings() if one.level is not Level.OK} - ELSEWHERE
     assert rules == {"service-unpublished", "nginx-refuses"}
     bench.follow(bench.found("service-unpublished")[0])
     assert bench.tested().ok
     assert {one.rule for one in bench.findings() if one.level is not Level.OK} <= ELSEWHERE
+
+
+def test_the_one_line_is_a_way_into_its_service(bench: Bench) -> None:
+    """Its log, its cache and its connections are judged as those of any other, and advice goes into the user's file."""
+    bench.write(location=f"{LINE}\naccess_log off;", events="worker_connections 32;")
+    (hidden,) = bench.found("access-log-hides")
+    assert "from $gray_shop" in hidden.what
+    assert bench.found("worker-connections-low")
+
+
+def test_what_the_one_line_lacks_goes_into_the_location(bench: Bench) -> None:
+    templates = bench.folder / "templates"
+    templates.mkdir()
+    (templates / "snippet.conf.j2").write_text("proxy_http_version 1.1;\n", encoding="utf-8")
+    _serve(bench, "", Templates(str(templates)))
+    bench.write(location=LINE)
+    (found,) = bench.found("host-header-missing")
+    assert (found.how, _line_of(found.where)) == (How.INSIDE, "location / {")
+    assert found.where.startswith(f"{bench.nginx.conf}:")
+    bench.follow(found)
+    assert bench.found("host-header-missing") == []
+    assert bench.tested().ok
 
 
 def test_patterns_are_searched_by_machine_code(bench: Bench) -> None:
@@ -344,10 +381,10 @@ def test_patterns_are_searched_by_machine_code(bench: Bench) -> None:
     assert bench.tested().ok
 
 
-def _serve(bench: Bench, policy: str) -> None:
+def _serve(bench: Bench, policy: str, templates: Templates = TEMPLATES) -> None:
     """A generation with a policy for shop stands."""
     plan = plan_of(f"service: shop\nstable: v1\n{policy}", [Instance(80, "v1"), Instance(81, "v2")])
-    renderer = Renderer(TEMPLATES, bench.settings, Dialect())
+    renderer = Renderer(templates, bench.settings, Dialect())
     objects, failed = renderer.objects(Plan({plan.service: plan}, {}))
     assert not failed
     with Store(bench.nginx.state_dir).opened() as store:

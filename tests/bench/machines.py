@@ -151,11 +151,11 @@ class Contender:
             stop(self.process, sig=self.ending)
         self.nginx.close()
 
-    def _start_nginx(self, targets: Sequence[str], *, include: str = "") -> None:
-        """Proxy each service, with keep-alive, to its target; the targets stand in the services' order."""
+    def _start_nginx(self, passes: Sequence[str], *, include: str = "") -> None:
+        """Proxy each service, with keep-alive; what stands in its location stands in the services' order."""
         self.nginx.locations = "location = /worker { return 200 $pid; }\n        " + "\n        ".join(
-            f"location = /{service} {{ proxy_pass http://{target}; }}"
-            for service, target in list(zip(self.services, targets, strict=True))[: self.located]
+            f"location = /{service} {{ {text} }}"
+            for service, text in list(zip(self.services, passes, strict=True))[: self.located]
         )
         self.nginx.http_extra = f'proxy_http_version 1.1; proxy_set_header Connection "";\n    {include}'
         self.nginx.write_conf(included=not include)
@@ -178,7 +178,8 @@ class Grayctl(Contender):
     def prepare(self) -> None:
         done = self.edge.cli("init")
         assert done.returncode == 0, done.stderr
-        self._start_nginx([f"$gray_{service.replace('-', '_')}" for service in self.services])
+        folder = self.nginx.state_dir / "snippets" / "pass"
+        self._start_nginx([f"include {folder}/{service}.conf;" for service in self.services])
 
     def launch(self) -> None:
         self.edge.run(wait=False)
@@ -214,7 +215,7 @@ class Upstreams(Contender):
     def prepare(self) -> None:
         self.output.write_text(self.text(lambda *_: "    server 127.0.0.1:9;\n", "10"), encoding="utf-8")
         targets = [_variable(one) if one == self.released else one for one in self.services]
-        self._start_nginx(targets, include=f"include {self.output};")
+        self._start_nginx([f"proxy_pass http://{one};" for one in targets], include=f"include {self.output};")
 
     def text(self, servers: Callable[[str, str], str], share: str) -> str:
         """The file; `servers` gives the lines of a service, of one version where that is not empty."""

@@ -53,11 +53,12 @@ def _contents(out: Path) -> dict[str, str]:
 
 
 def _locations(out: Path) -> str:
-    """A location for each service, as its owner writes it: the snippet, and the variable that its object defines."""
+    """Two locations for each service: all that it needs in one line, and the snippet beside a pass of one's own."""
     found = ""
     for path in sorted(out.glob("objects/*.conf")):
         slug = path.name.rpartition("-")[0]
         (variable,) = re.findall(r'split_clients "" (\$gray_\w+)', path.read_text(encoding="utf-8"))
+        found += f'location /{len(found)} {{ include "{out}/snippets/pass/{slug}.conf"; }}\n'
         found += f'location /{len(found)} {{ include "{out}/snippets/{slug}.conf"; proxy_pass http://{variable}; }}\n'
     return found
 

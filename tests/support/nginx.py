@@ -261,7 +261,7 @@ http {{
 
 
 def _object(service: str, content: str) -> Object:
-    return Object(service, service, content_sha(content), content, f"# {service}\n")
+    return Object(service, service, content_sha(content), content, f"# {service}\n", f"# pass {service}\n")
 
 
 def current_object(state_dir: Path, slug: str = "shop") -> Path:

@@ -7,7 +7,7 @@ from grayctl.quarantine import Case, Ward, culprit, substitute
 
 
 def an_object(service: str, sha: str) -> Object:
-    return Object(service, service, sha, f"# {sha}", "")
+    return Object(service, service, sha, f"# {sha}", "# snippet", "# pass")
 
 
 NEW = {"shop": an_object("shop", "new"), "other": an_object("other", "new")}
@@ -64,9 +64,14 @@ def test_a_release_lets_one_out() -> None:
         ("/staging/elsewhere/objects/other-new.conf", "other"),
         ("shop-new.conf", "shop"),
         ("/var/lib/grayctl/objects/shop-old.conf", None),
+        ("/var/lib/grayctl/snippets/shop.conf", "shop"),
+        ("/var/lib/grayctl/snippets/pass/shop.conf", "shop"),
+        ("/etc/nginx/snippets/shop.conf", None),
+        ("/etc/nginx/snippets/pass/shop.conf", None),
+        ("/var/lib/grayctl/snippets/third.conf", None),
         ("/etc/nginx/nginx.conf", None),
         ("", None),
     ],
 )
 def test_the_culprit_is_who_nginx_names(path: str, service: str | None) -> None:
-    assert culprit(path, NEW) == service
+    assert culprit(path, NEW, "/var/lib/grayctl") == service
