@@ -23,8 +23,9 @@ gate() {
 }
 
 tests() {
-    # half as many again as there are processors: most of a test is waiting for a proof, a check or Consul
-    timeout --foreground --kill-after=30s "$limit" pytest -n $((($(nproc) * 3 + 1) / 2)) "$@" && return
+    # Half as many again as there are processors: most of a test is waiting for a proof, a check or Consul. Each worker
+    # begins elsewhere, so that tests that wait run beside tests that compute, and who is done takes from the others.
+    timeout --foreground --kill-after=30s "$limit" pytest -n $((($(nproc) * 3 + 1) / 2)) --dist worksteal "$@" && return
     [ $? -ne 124 ] || say "pytest was still at work after $limit and was ended"
     return 1
 }

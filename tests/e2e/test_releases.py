@@ -92,9 +92,10 @@ def test_a_broken_policy_changes_nothing_and_is_named(released: Edge) -> None:
 def test_a_version_without_instances_is_never_routed_to(released: Edge) -> None:
     released.consul.deregister("two")
     wait_until(lambda: route(released, "X-Release-Version: v2") == "v1 testers!fallback", "stable answers instead")
+    counted = 'grayctl_release_fallback{service="shop",version="v2"} 1.0'
+    wait_until(lambda: counted in released.page("/metrics"), "the metrics tell it")
     assert release(released)["fallback"] == ["v2"]
-    assert 'grayctl_release_fallback{service="shop",version="v2"} 1.0' in released.page("/metrics")
-    assert released.serves("one")
+    wait_until(lambda: released.serves("one"), "and no worker of before goes on")
     released.backend("two", version="v2")
     wait_until(lambda: route(released, "X-Release-Version: v2") == "v2 testers", "it is back")
 
@@ -106,4 +107,4 @@ def test_a_policy_that_vanishes_stays_and_one_that_is_ended_goes(released: Edge)
     assert route(released, "X-Release-Version: v2") == "v2 testers"
     released.consul.put(f"{prefix}/live/shop", encode_ended())
     wait_until(lambda: route(released, "X-Release-Version: v2") == " stable", "it ended, and its variables stay")
-    assert released.serves("one", "two")
+    wait_until(lambda: released.serves("one", "two"), "all instances serve")

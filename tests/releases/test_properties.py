@@ -116,7 +116,7 @@ def test_neither_the_order_of_keys_nor_yaml_or_json_shows_in_the_object(seed: in
     random = Random(seed)
     document = json.loads(json.dumps(invent.policy(random, "shop").policy).replace("{port}", "80"))
     other = _shuffled(document, random)
-    lists = {name: tuple(entries) for name, entries in invent.LISTS.items()}
+    lists = {name: tuple(entries[:100]) for name, entries in invent.LISTS.items()}  # it is no test of their length
     rendered = set()
     for text in (
         json.dumps(document),

@@ -11,6 +11,16 @@ from typing import TypeVar
 T = TypeVar("T")
 
 
+async def stop_accepting(*descriptors: int) -> None:
+    """Listen no more. What was accepted until now is a connection afterwards, which whoever closes the server closes.
+
+    asyncio leaves open what it accepted just before its server is closed (python/cpython#109564).
+    """
+    for one in descriptors:
+        asyncio.get_running_loop().remove_reader(one)
+    await asyncio.sleep(0.05)
+
+
 @contextlib.contextmanager
 def in_background(manager: AbstractAsyncContextManager[T]) -> Iterator[T]:
     """Enter `manager` in another thread, and leave it there at the end."""

@@ -11,8 +11,12 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
+from grayctl.cli.common import Control
+from grayctl.errors import GrayctlError
+from grayctl.settings import load
 from tests.support.consul import Consul
 from tests.support.nginx import Nginx
 from tests.support.ports import free_ports
@@ -137,12 +141,16 @@ socket = "{self.folder}/control.sock"
         return code
 
     def status(self) -> dict[str, Any] | None:
-        """`grayctl status --json` of the running daemon; None when none answers."""
-        done = self.cli("status", "--json")
-        if done.returncode != 0:
+        """What `grayctl status --json` shows of the running daemon; None when none answers.
+
+        Asked from here: the waiting for a condition would otherwise start a process every time it looks.
+        """
+        try:
+            answer = msgspec.json.encode(Control(load(self.config)).status())
+        except GrayctlError:
             return None
-        report: dict[str, Any] = json.loads(done.stdout)
-        return report if report["daemon"] else None
+        report: dict[str, Any] = json.loads(answer)
+        return report
 
     def generation(self) -> int:
         """The generation that the marker answers; -1 when it does not."""

@@ -6,6 +6,7 @@ on meets it at once; what a fault still holds when it ends is cut, except by `ha
 
 import asyncio
 import contextlib
+import socket
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import AbstractContextManager
@@ -15,7 +16,7 @@ import aiohttp
 from aiohttp import web
 from multidict import CIMultiDict
 
-from tests.support.background import in_background
+from tests.support.background import in_background, stop_accepting
 from tests.support.traffic import Traffic
 
 _INDEX = "X-Consul-Index"
@@ -123,8 +124,9 @@ class FaultProxy(Traffic):
         app.router.add_route("*", "/{path:.*}", handle)
         runner = web.AppRunner(app, shutdown_timeout=0.1, handler_cancellation=True, access_log=None)
         await runner.setup()
-        await web.TCPSite(runner, "127.0.0.1", 0).start()
-        self.address = f"http://127.0.0.1:{runner.addresses[0][1]}"
+        self.listening = socket.create_server(("127.0.0.1", 0))
+        await web.SockSite(runner, self.listening).start()
+        self.address = f"http://127.0.0.1:{self.listening.getsockname()[1]}"
         return runner
 
     async def _answer(self, exchange: Exchange) -> web.StreamResponse:
@@ -249,6 +251,7 @@ async def _serving(behind: str) -> AsyncIterator[FaultProxy]:
         try:
             yield proxy
         finally:
+            await stop_accepting(proxy.listening.fileno())
             await runner.cleanup()
 
 

@@ -54,7 +54,7 @@ class ColdStarts:
     def __init__(self, nginx: Nginx) -> None:
         self.passed = 0
         self.refused: list[str] = []
-        self._looking = threading.Lock()
+        self._looking = threading.RLock()
         # a pid file of its own: `nginx -t` truncates the one it is told about
         self._conf = nginx.folder / "cold.conf"
         self._nginx = nginx
@@ -83,8 +83,7 @@ class ColdStarts:
 
     def look(self) -> None:
         """Test now."""
-        with self._looking:
-            refusal = self.refusal()
+        refusal = self.refusal()
         if refusal:
             self.refused.append(refusal)
         else:
@@ -92,10 +91,11 @@ class ColdStarts:
 
     def refusal(self) -> str:
         """What `nginx -t` says to what is on disk now, uncounted; empty when it passes."""
-        text = self._nginx.conf.read_text(encoding="utf-8")
-        self._conf.write_text(text.replace(str(self._nginx.pid_file), f"{self._nginx.folder}/cold.pid"))
-        command = [BINARY, "-t", "-c", str(self._conf)]
-        done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
+        with self._looking:  # or one test reads the file that another is writing
+            text = self._nginx.conf.read_text(encoding="utf-8")
+            self._conf.write_text(text.replace(str(self._nginx.pid_file), f"{self._nginx.folder}/cold.pid"))
+            command = [BINARY, "-t", "-c", str(self._conf)]
+            done = subprocess.run(command, capture_output=True, text=True, timeout=30, check=False)
         return "" if done.returncode == 0 else done.stderr or f"exit code {done.returncode}"
 
 

@@ -20,6 +20,7 @@ SCRUBBED = (
     "http_proxy",
     "https_proxy",
     "all_proxy",
+    "PYTHONDONTWRITEBYTECODE",  # every child would compile grayctl again, which no installed one does
 )
 
 

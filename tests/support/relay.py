@@ -6,6 +6,7 @@ import re
 import time
 from collections.abc import AsyncIterator
 
+from tests.support.background import stop_accepting
 from tests.support.traffic import Traffic
 
 _REQUEST = re.compile(rb"(?:GET|PUT|POST|DELETE) (\S+) HTTP/1\.1\r\n")
@@ -96,5 +97,6 @@ async def relay_to(port: int) -> AsyncIterator[Relay]:
     try:
         yield relay
     finally:
+        await stop_accepting(*(one.fileno() for one in server.sockets))
         server.close()
         await relay.close()
