@@ -62,7 +62,7 @@ def address(number: int) -> str:
 
 def ask_at_once(port: int, connections: int, path: str = "/") -> set[str]:
     """Who answers on so many new connections, all open before the first answer is read; empty when one fails."""
-    request = f"GET {path} HTTP/1.0\r\n\r\n".encode()
+    request = f"GET {path} HTTP/1.0\r\nHost: bench\r\n\r\n".encode()
     with ExitStack() as stack:
         try:
             asked = []

@@ -4,10 +4,12 @@ import ctypes
 import errno
 import json
 import os
+import shutil
 import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -15,6 +17,7 @@ import pytest
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION
 from grayctl.nginx.check import _leave_namespace, _libc, namespace_allowed
+from grayctl.nginx.content import content_sha
 from grayctl.nginx.generations import Store
 from grayctl.nginx.journal import Pending, State
 from tests.support.nginx import Nginx, write
@@ -66,8 +69,10 @@ def test_objects_and_snippets_are_shared_between_generations(nginx: Nginx, store
     assert one.snippets == two.snippets
     three = write(store, nginx.files("v2", more={**more, "pay": "# pay\n"}))
     assert three.snippets != two.snippets
-    old, new = (store.sets_dir / name / "cart.conf" for name in (two.snippets, three.snippets))
-    assert old.stat().st_ino == new.stat().st_ino, "an unchanged snippet is linked, not written"
+    for kind in ("cart.conf", "pass/cart.conf"):
+        old, new = (store.sets_dir / name / kind for name in (two.snippets, three.snippets))
+        assert old.stat().st_ino == new.stat().st_ino, "an unchanged snippet is linked, not written"
+    assert (store.sets_dir / three.snippets / "pass/pay.conf").read_text() == "# pass pay\n"
 
 
 def test_numbers_only_go_up(nginx: Nginx, store: Store) -> None:
@@ -89,13 +94,18 @@ def test_a_number_in_the_journal_is_not_given_again(nginx: Nginx, store: Store) 
     assert write(store, nginx.files("v1")).number == 8
 
 
-@pytest.mark.parametrize("harm", [lambda path: path.write_text("x"), lambda path: path.unlink()])
+HARMS = pytest.mark.parametrize("harm", [lambda path: path.write_text("x"), lambda path: path.unlink()])
+SNIPPETS = pytest.mark.parametrize("snippet", ["shop.conf", "pass/shop.conf"])
+
+
+@SNIPPETS
+@HARMS
 def test_a_damaged_object_is_replaced_when_it_is_needed_again(
-    nginx: Nginx, store: Store, harm: Callable[[Path], None]
+    nginx: Nginx, store: Store, harm: Callable[[Path], None], snippet: str
 ) -> None:
     one = write(store, nginx.files("v1"))
     store.flip(one.number)
-    for path in (store.objects_dir / one.objects["shop"], store.sets_dir / one.snippets / "shop.conf"):
+    for path in (store.objects_dir / one.objects["shop"], store.sets_dir / one.snippets / snippet):
         harm(path)
     assert len(store.damage(one)) == 2
     with pytest.raises(StateError, match="shop"):
@@ -104,6 +114,39 @@ def test_a_damaged_object_is_replaced_when_it_is_needed_again(
     two = write(store, nginx.files("v1"))
     assert store.damage(two) == []
     assert store.objects(two) == nginx.files("v1").objects
+
+
+@SNIPPETS
+@HARMS
+def test_a_damaged_snippet_is_seen_and_mended(
+    nginx: Nginx, store: Store, harm: Callable[[Path], None], snippet: str
+) -> None:
+    one = write(store, nginx.files("v1"))
+    store.flip(one.number)
+    harm(store.sets_dir / one.snippets / snippet)
+    assert store.verify() == [f"{store.sets_dir / one.snippets}: a snippet is missing or changed"]
+    with pytest.raises(StateError, match=one.snippets):
+        store.objects(one)
+    two = store.write(nginx.files("v1"), cause="a test", trace_id="t", created=1.0)
+    assert store.complete(two), "what nginx read of it meanwhile counts for nothing"
+    assert store.objects(two) == nginx.files("v1").objects
+
+
+def test_what_an_earlier_grayctl_wrote_without_passes_is_whole_and_gets_them(nginx: Nginx, store: Store) -> None:
+    """Were it damaged, an upgrade would forget what was served last."""
+    files = nginx.files("v1", more={"cart": "# cart\n"})
+    old = {name: replace(one, passing="") for name, one in files.objects.items()}
+    one = write(store, replace(files, objects=old))
+    store.flip(one.number)
+    shutil.rmtree(store.sets_dir / one.snippets / "pass", ignore_errors=True)
+    hashes = {name: content_sha(f"# {name}\n") for name in ("cart", "shop")}
+    assert one.snippets == content_sha("".join(f"{name} {sha}\n" for name, sha in hashes.items())), "as it named them"
+    assert store.verify() == []
+    assert store.objects(one) == old
+    two = write(store, replace(files, objects={**old, "shop": files.objects["shop"]}))
+    store.flip(two.number)
+    assert store.verify() == []
+    assert store.objects(two) == {**old, "shop": files.objects["shop"]}, "one is in quarantine"
 
 
 def test_damage_is_named_by_path(nginx: Nginx, store: Store) -> None:

@@ -97,6 +97,7 @@ def served(
     for one in sorted(objects.values(), key=lambda one: place[one.filename]):  # as in http.conf
         (folder / f"{one.slug}.conf").write_bytes(one.content.encode("utf-8", "surrogateescape"))
         (folder / f"{one.slug}.snippet").write_text(one.snippet, encoding="utf-8")
+        (folder / f"{one.slug}.pass").write_text(one.passing, encoding="utf-8")
         includes[one.is_stream] += f"include {folder}/{one.slug}.conf;\n"
     shared = "".join(re.findall(r"^(?:upstream|split_clients) .*?^}\n", entries.http, re.MULTILINE | re.DOTALL))
     module = LOAD_STREAM if stream and LOAD_STREAM else ""

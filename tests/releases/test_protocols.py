@@ -45,7 +45,7 @@ traffic: {v2: 40}
 routes: [{name: office, match: {client_ip: 127.8.0.0/16}, to: v2}]
 """
     plan = plan_of(policy, [Instance(one, "v1"), Instance(two, "v2")])
-    listen = f"server {{ listen 127.0.0.1:{edge}; proxy_pass $gray_queue; }}"
+    listen = f"server {{ listen 127.0.0.1:{edge}; include {tmp_path}/queue.pass; }}"
     seen: Counter[str] = Counter()
     with (
         threaded(speaker("v1"), one),
@@ -63,10 +63,20 @@ routes: [{name: office, match: {client_ip: 127.8.0.0/16}, to: v2}]
 
 
 @pytest.mark.skipif(LOAD_STREAM is None, reason="this nginx has no stream: on Debian it is libnginx-mod-stream")
+def test_tcp_of_which_nothing_is_decided_goes_to_an_upstream_by_its_name(tmp_path: Path) -> None:
+    one, edge = free_ports(2)
+    plan = plan_of("service: queue\nprotocol: tcp\nstable: v1\n", [Instance(one, "v1")])
+    listen = f"server {{ listen 127.0.0.1:{edge}; include {tmp_path}/queue.pass; }}"
+    with threaded(speaker("v1"), one), served(tmp_path, [plan], stream=listen, ports=[edge]):
+        assert (tmp_path / "queue.pass").read_text(encoding="utf-8").strip() == "proxy_pass queue.v1.gray;"
+        assert hears(edge, "127.0.0.1") == "v1"
+
+
+@pytest.mark.skipif(LOAD_STREAM is None, reason="this nginx has no stream: on Debian it is libnginx-mod-stream")
 def test_tcp_without_any_instance_is_closed(tmp_path: Path) -> None:
     (edge,) = free_ports(1)
     plan = plan_of("service: queue\nprotocol: tcp\nstable: v1\n", [])
-    listen = f"server {{ listen 127.0.0.1:{edge}; proxy_pass $gray_queue; }}"
+    listen = f"server {{ listen 127.0.0.1:{edge}; include {tmp_path}/queue.pass; }}"
     with served(tmp_path, [plan], stream=listen, ports=[edge]):
         assert hears(edge, "127.0.0.1") == ""
 
@@ -78,7 +88,7 @@ def test_grpc_calls_on_one_channel_go_where_each_ones_metadata_says(tmp_path: Pa
     one, two, edge = free_ports(3)
     policy = HTTP.replace("stable: v1", "stable: v1\nprotocol: grpc\nexplicit: {header: X-Pin, unknown: reject}")
     plan = plan_of(policy, [Instance(one, "v1"), Instance(two, "v2")])
-    location = f"include {tmp_path}/shop.snippet; grpc_pass grpc://$gray_shop;"
+    location = f"include {tmp_path}/shop.pass;"
     listen = f"server {{ listen 127.0.0.1:{edge} http2; location / {{ {location} }} }}"
     servers = [grpc_server("v1", one, "Greeter"), grpc_server("v2", two, "Greeter")]
     try:
@@ -93,6 +103,22 @@ def test_grpc_calls_on_one_channel_go_where_each_ones_metadata_says(tmp_path: Pa
     finally:
         for server in servers:
             server.stop(None).wait()
+
+
+def test_grpc_of_which_nothing_is_decided_goes_to_an_upstream_by_its_name(tmp_path: Path) -> None:
+    one, edge = free_ports(2)
+    plan = plan_of("service: shop\nstable: v1\nprotocol: grpc\n", [Instance(one, "v1")])
+    listen = f"server {{ listen 127.0.0.1:{edge} http2; location / {{ include {tmp_path}/shop.pass; }} }}"
+    server = grpc_server("v1", one, "Greeter")
+    try:
+        with (
+            served(tmp_path, [plan], http=listen, ports=[edge]),
+            grpc.insecure_channel(f"127.0.0.1:{edge}") as channel,
+        ):
+            assert "grpc_pass grpc://shop.v1.gray;" in (tmp_path / "shop.pass").read_text(encoding="utf-8")
+            assert channel.unary_unary("/Greeter/Greet")(b"hello", timeout=5) == b"v1 hello v1"
+    finally:
+        server.stop(None).wait()
 
 
 # ---------------------------------------------------------------- WebSocket
@@ -117,7 +143,7 @@ async def _websocket_backend(version: str, port: int) -> web.AppRunner:
 async def test_a_websocket_stays_with_the_version_that_its_handshake_got(tmp_path: Path) -> None:
     one, two, edge = free_ports(3)
     plan = plan_of(HTTP, [Instance(one, "v1"), Instance(two, "v2")])
-    location = f"include {tmp_path}/shop.snippet; proxy_pass http://$gray_shop;"
+    location = f"include {tmp_path}/shop.pass;"
     listen = f"server {{ listen 127.0.0.1:{edge}; location / {{ {location} }} }}"
     runners = [await _websocket_backend("v1", one), await _websocket_backend("v2", two)]
     try:
@@ -162,7 +188,7 @@ def _web(version: str) -> type[_Web]:
 def _shop(folder: Path, *, http2: bool) -> Iterator[tuple[int, list[type[_Web]]]]:
     one, two, edge = free_ports(3)
     plan = plan_of(HTTP, [Instance(one, "v1"), Instance(two, "v2")])
-    location = f"include {folder}/shop.snippet; proxy_pass http://$gray_shop;"
+    location = f"include {folder}/shop.pass;"
     listen = f"server {{ listen 127.0.0.1:{edge}{' http2' if http2 else ''}; location / {{ {location} }} }}"
     backends = [_web("v1"), _web("v2")]
     with (
