@@ -130,8 +130,12 @@ class Applier:
 
     async def run(self) -> None:
         """Converge whenever it is due, until cancelled."""
-        while True:
-            await self.converge(retry=await self._until_due())
+        try:
+            while True:
+                await self.converge(retry=await self._until_due())
+        finally:
+            if self.parts is not None:
+                self.parts.site.close()
 
     async def follow_disk(self) -> None:
         """Notice, without any event, that what stands was changed on disk, and have it mended, until cancelled.
@@ -274,6 +278,8 @@ class Applier:
         self._tell_releases()
         self._tell_hold()
         self._tell_flappers()
+        if self.parts is not None:
+            self.parts.site.stand_by()
 
     def tell_systemd(self) -> None:
         """Say in STATUS what the last change came to, or what it waits for, and what is wrong beside."""

@@ -13,7 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from grayctl.nginx.check import namespace_allowed
+from grayctl.nginx.staging import namespace_allowed
 from grayctl.settings import Settings
 
 _LISTENING = "0A"  # TCP_LISTEN in /proc/net/tcp

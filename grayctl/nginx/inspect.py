@@ -14,6 +14,7 @@ _VERSION = re.compile(r"nginx version: \S+?/(\d+)\.(\d+)\.(\d+)")
 _OPTION = re.compile(r"--([a-z0-9_-]+)(?:=(\S+))?")
 _SIZE = re.compile(r"(\d+)([kKmM]?)\Z")
 _UNITS = {"": 1, "k": 1024, "m": 1024 * 1024}
+_ERROR_LOG_OPTION = (1, 19, 5)
 _HTTP2_DIRECTIVE = (1, 25, 1)  # `listen ... http2` is deprecated from here on
 _NO_FILE = ("syslog:", "stderr", "memory:")
 
@@ -26,6 +27,7 @@ class Facts:
         binary: its resolved executable; `is_script` when that is a wrapper, which no master will ever be seen running.
         conf: the configuration's absolute path; `default_conf` is the compiled one.
         error_log: the main error log, None when it is no file.
+        takes_error_log: it knows the option `-e`.
         variables_hash_bucket_size: bytes, from the http context, else nginx's default of 64.
         working_directory: where workers go when they start; None where nothing is said.
         included: whether the http context includes `<state_dir>/current/http.conf`.
@@ -45,6 +47,7 @@ class Facts:
     has_stream: bool
     included: bool
     is_script: bool = False
+    takes_error_log: bool = False
     working_directory: Path | None = None
     sources: tuple[tuple[str, int], ...] = ()
 
@@ -82,6 +85,7 @@ def inspect(settings: NginxSettings, state_dir: Path) -> Facts:
         included=http is not None
         and any("http.conf" in one.entries and not one.has_magic for one in http.own("include")),
         is_script=_is_script(Path(binary)),
+        takes_error_log=numbers >= _ERROR_LOG_OPTION,
         working_directory=Path(working_directory) if working_directory else None,
         sources=tree.sources,
     )

@@ -9,7 +9,7 @@ from grayctl import log
 from grayctl.errors import NginxConfigError, NginxError, StateError
 from grayctl.model.generation import FileSet, Manifest
 from grayctl.model.outcome import RolledBack
-from grayctl.nginx.check import Checked, NamespaceError, check, namespace_allowed
+from grayctl.nginx.check import Checked, check, command_of
 from grayctl.nginx.confirm import ErrorLog, MasterGone, NotProven, NotRunning, Proof, Proven, ask_marker, confirm
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import Facts, inspect, is_fresh
@@ -18,6 +18,7 @@ from grayctl.nginx.lookout import Lookout, Noticed
 from grayctl.nginx.ports import strangers
 from grayctl.nginx.process import Master, demand_reachable, find_master, hang_up, is_alive, workers
 from grayctl.nginx.recovery import Recovery, recover
+from grayctl.nginx.staging import NamespaceError, Spare, namespace_allowed
 from grayctl.settings import NginxSettings, ReloadSettings, listen_address
 
 # What activation does, in order, and what a failed one does after `signalled`: `on_step` hears each when it is done.
@@ -70,6 +71,7 @@ class Site:
         self._namespace = namespace_allowed()
         self._lookout = Lookout()
         self._judged: Facts | None = None  # by which `master` was proven
+        self._spare: Spare | None = None
 
     def reconfigure(self, settings: NginxSettings, reload: ReloadSettings, facts: Facts) -> None:
         """Use other settings from now on."""
@@ -79,6 +81,19 @@ class Site:
     def staging(self) -> str:
         """How candidates are checked: `namespace`, or `flip` (flip, test, flip back under the journal)."""
         return "namespace" if self._namespace else "flip"
+
+    def stand_by(self) -> None:
+        """Have an nginx wait for the next check, where one can; `close` ends it."""
+        if self._spare is None and self._namespace and self.facts.takes_error_log and not self.facts.is_script:
+            self._spare = Spare(
+                command_of(self.settings, self.facts), self.facts.binary, self.store.root / "next-check"
+            )
+
+    def close(self) -> None:
+        """End what waits for a check."""
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
 
     def crew(self) -> tuple[int, int]:
         """How many workers serve, and how many of earlier generations still finish what they have."""
@@ -163,11 +178,12 @@ class Site:
         preparing = asyncio.create_task(asyncio.to_thread(self._prepare, candidate, spawned, trial=trial))
         checked = None
         try:
-            checked = await check(self.settings, self.facts, overlay, spawned=spawned.set)
+            checked = await check(self.settings, self.facts, overlay, spare=self._spare, spawned=spawned.set)
         except NamespaceError as error:
             self._log.warning("namespace_failed", error=str(error), instead="flip, test, flip back")
         finally:
             spawned.set()
+            self.close()
             mended, held = await preparing
         if mended and checked is not None:
             checked = await check(self.settings, self.facts, overlay)

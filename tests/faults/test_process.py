@@ -11,7 +11,7 @@ from functools import partial
 
 import pytest
 
-from grayctl.nginx.check import namespace_allowed
+from grayctl.nginx.staging import namespace_allowed
 from tests.support.edge import Edge
 from tests.support.ordeal import Ordeal, fault
 from tests.support.process import wait_until

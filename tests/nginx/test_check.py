@@ -3,30 +3,52 @@
 import asyncio
 import hashlib
 import os
+import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from grayctl.errors import NginxError, StateError
-from grayctl.nginx.check import check, namespace_allowed
+from grayctl.model.generation import Manifest
+from grayctl.nginx.check import Checked, check, command_of
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import Site
+from grayctl.nginx.staging import namespace_allowed
 from tests.support.nginx import BINARY, Nginx, write
 from tests.support.process import clean_env, wait_until
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
-@pytest.fixture(params=["namespace", "flip"])
+class Waited(Site):
+    """Every check finds an nginx that waits for it."""
+
+    async def check(self, candidate: Manifest, *, trial: bool = False) -> Checked:
+        await asyncio.to_thread(wait_until, self.waits, "an nginx waits for the check")
+        checked = await super().check(candidate, trial=trial)
+        assert self._spare is None, "it was taken, or closed"
+        return checked
+
+    def waits(self) -> bool:
+        self.stand_by()
+        if self._spare is not None and self._spare.fits(command_of(self.settings, self.facts)):
+            return True
+        if self._spare is not None and self._spare._mounts.changed:  # some other test's, in the meantime
+            self.close()
+        return False
+
+
+@pytest.fixture(params=["namespace", "waited", "flip"])
 def site(request: pytest.FixtureRequest, nginx: Nginx, store: Store) -> Site:
-    """Both modes; generation 0 stands, nginx does not run."""
-    one = nginx.site(store)
-    if request.param == "namespace" and not namespace_allowed():
+    """All modes; generation 0 stands, nginx does not run."""
+    one = nginx.site(store, kind=Waited if request.param == "waited" else Site)
+    if request.param != "flip" and not namespace_allowed():
         pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
-    one._namespace = request.param == "namespace"
+    one._namespace = request.param != "flip"
     one.init(nginx.files("v0"), created=0.0)
     return one
 
@@ -252,7 +274,7 @@ def test_no_namespace_is_claimed_where_mounts_in_it_would_not_be_private() -> No
         pytest.skip("chroot needs root")
     program = """
 import os
-from grayctl.nginx.check import namespace_allowed
+from grayctl.nginx.staging import namespace_allowed
 before = namespace_allowed()
 os.chroot(os.getcwd())
 print(before, namespace_allowed())
@@ -261,3 +283,85 @@ print(before, namespace_allowed())
         [sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT, env=clean_env()
     )
     assert done.stdout.split()[1] == "False"
+
+
+def waiting(store: Store) -> list[int]:
+    """The processes that wait for a check of this store."""
+    gate = str(store.root / "next-check").encode()
+    return [
+        int(one.parent.name) for one in Path("/proc").glob("[0-9]*/cmdline") if gate in one.read_bytes().split(b"\0")
+    ]
+
+
+@pytest.fixture
+def waited(nginx: Nginx, store: Store) -> Iterator[Waited]:
+    """An nginx waits for the next check; generation 0 stands."""
+    if not namespace_allowed():
+        pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
+    one = nginx.site(store, kind=Waited)
+    assert isinstance(one, Waited)
+    one.init(nginx.files("v0"), created=0.0)
+    wait_until(one.waits, "an nginx waits")
+    yield one
+    one.close()
+    assert not waiting(store)
+    assert not (store.root / "next-check").exists()
+
+
+async def test_a_waiting_nginx_reads_nothing_before_it_is_asked(waited: Waited, nginx: Nginx) -> None:
+    candidate = write(waited.store, nginx.files("v1"))
+    nginx.http_extra = "broken_by_the_user on;"
+    nginx.write_conf()
+    (pid,) = waiting(waited.store)
+    checked = await Site.check(waited, candidate)
+    assert not checked.ok
+    assert "broken_by_the_user" in checked.messages[0]
+    assert pid not in waiting(waited.store)
+
+
+@pytest.mark.parametrize("killed_by", [signal.SIGKILL, signal.SIGTERM])
+async def test_a_waiting_nginx_that_was_killed_is_no_verdict(
+    waited: Waited, nginx: Nginx, killed_by: signal.Signals
+) -> None:
+    candidate = write(waited.store, nginx.files("v1"))
+    (pid,) = waiting(waited.store)
+    os.kill(pid, killed_by)
+    assert (await Site.check(waited, candidate)).ok
+
+
+async def test_a_waiting_nginx_of_another_binary_is_not_asked(waited: Waited, tmp_path: Path, nginx: Nginx) -> None:
+    """A package upgrade between two changes."""
+    candidate = write(waited.store, nginx.files("v1"))
+    command = command_of(waited.settings, waited.facts)
+    assert waited._spare is not None
+    assert not waited._spare.fits([*command, "-q"])
+    waited._spare._binary = tmp_path
+    assert not waited._spare.fits(command)
+    assert (await Site.check(waited, candidate)).ok
+
+
+async def test_what_nginx_logs_in_a_check_may_be_more_than_a_pipe_holds(waited: Waited, nginx: Nginx) -> None:
+    names = " ".join(["example.org"] * 30)
+    servers = "".join(f"server {{ listen unix:{nginx.folder}/twice; server_name {names}; }}\n" for _ in range(60))
+    candidate = write(waited.store, nginx.files("v1", http=servers))
+    checked = await Site.check(waited, candidate)
+    assert checked.ok
+    assert sum(map(len, checked.warnings)) > 1 << 16
+
+
+def test_a_waiting_nginx_dies_with_whoever_started_it(nginx: Nginx, store: Store) -> None:
+    program = f"""
+import os, signal, time
+from pathlib import Path
+from grayctl.nginx.staging import Spare
+command = ["{nginx.binary}", "-t", "-c", "{nginx.conf}"]
+spare = Spare(command, Path("{nginx.binary}"), Path("{store.root}/next-check"))
+while not spare.fits(command):
+    time.sleep(0.01)
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+    if not namespace_allowed():
+        pytest.skip("no mount namespaces here: needs CAP_SYS_ADMIN")
+    done = subprocess.run([sys.executable, "-c", program], check=False, cwd=ROOT, env=clean_env(), timeout=30)
+    assert done.returncode == -signal.SIGKILL
+    wait_until(lambda: not waiting(store), "it is gone")

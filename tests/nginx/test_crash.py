@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 
 from grayctl.model.generation import GENERATION
-from grayctl.nginx.check import namespace_allowed
 from grayctl.nginx.generations import Store
 from grayctl.nginx.site import ACTIVATION, ROLLBACK
+from grayctl.nginx.staging import namespace_allowed
 from tests.support.nginx import Nginx, write
 from tests.support.process import clean_env
 

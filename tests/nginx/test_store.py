@@ -16,10 +16,10 @@ import pytest
 
 from grayctl.errors import Locked, StateError
 from grayctl.model.generation import GENERATION
-from grayctl.nginx.check import _leave_namespace, _libc, namespace_allowed
 from grayctl.nginx.content import content_sha
 from grayctl.nginx.generations import Store
 from grayctl.nginx.journal import Pending, State
+from grayctl.nginx.staging import _libc, leave_namespace, namespace_allowed
 from tests.support.nginx import Nginx, write
 from tests.support.process import clean_env
 
@@ -175,6 +175,7 @@ def test_text_that_is_no_unicode_survives(nginx: Nginx, store: Store) -> None:
 def test_a_second_writer_is_refused_with_the_pid_of_the_first(nginx: Nginx, store: Store) -> None:
     program = f"""
 from pathlib import Path
+from grayctl.nginx.content import content_sha
 from grayctl.nginx.generations import Store
 with Store(Path({str(store.root)!r})).opened():
     pass
@@ -198,6 +199,7 @@ def test_the_lock_goes_with_its_holder(nginx: Nginx) -> None:
     program = f"""
 import os, signal
 from pathlib import Path
+from grayctl.nginx.content import content_sha
 from grayctl.nginx.generations import Store
 with Store(Path({str(nginx.state_dir)!r})).opened():
     os.kill(os.getpid(), signal.SIGKILL)
@@ -310,7 +312,7 @@ def in_private_mounts(work: Callable[[], None]) -> None:
 
     def body() -> None:
         try:
-            _leave_namespace()
+            leave_namespace()
             work()
         except BaseException as error:  # noqa: BLE001 -- raised again below, in the test's own thread
             raised.append(error)

@@ -224,11 +224,12 @@ http {{
         check_timeout: float = 10.0,
         keep: int = 20,
         on_step: Callable[[str], None] = lambda _: None,
+        kind: type[Site] = Site,
     ) -> Site:
         """A Site over this nginx."""
         settings = self.settings(check_timeout=check_timeout)
         reload = ReloadSettings(confirm_timeout=Duration(confirm_timeout))
-        return Site(settings, reload, store, inspect(settings, self.state_dir), keep=keep, on_step=on_step)
+        return kind(settings, reload, store, inspect(settings, self.state_dir), keep=keep, on_step=on_step)
 
     def files(
         self,
