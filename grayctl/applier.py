@@ -33,7 +33,9 @@ if TYPE_CHECKING:
 _SHUTDOWN = "Set a shorter worker_shutdown_timeout in nginx.conf, or raise reload.max_old_workers"
 RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
 _COUNT_EVERY = 0.5  # seconds; while a change waits for old workers
-_DRIFT_EVERY = 5.0  # seconds; a look costs a stat for each file that nginx reads
+# Seconds between two looks at the disk. One costs a stat for each file that nginx reads: with thousands the looks
+# are fewer, so that they take a thousandth of the time; yet one comes every minute.
+_DRIFT_EVERY, _DRIFT_REST, _DRIFT_WITHIN = 5.0, 1000.0, 60.0
 
 
 class Applier:
@@ -143,11 +145,14 @@ class Applier:
         Nginx serves on from memory meanwhile; but it could not start.
         """
         told: list[str] = []
+        pause = _DRIFT_EVERY
         while True:
-            await asyncio.sleep(_DRIFT_EVERY)
+            await asyncio.sleep(pause)
             if self.parts is None or self.busy.locked():
                 continue
+            began = time.monotonic()
             drift = self.parts.converger.drift()
+            pause = min(_DRIFT_WITHIN, max(_DRIFT_EVERY, _DRIFT_REST * (time.monotonic() - began)))
             if drift and drift != told:
                 self._log.warning("drifted", changed=drift)
             if drift:

@@ -5,7 +5,8 @@ so that two answers that differ in it alone are equal. No value can hold itself,
 collector (`gc=False`): there are tens of thousands.
 """
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import msgspec
 from msgspec import Struct, field
@@ -83,7 +84,13 @@ def health(body: bytes) -> tuple[Registration, ...]:
     Raises:
         msgspec.DecodeError: this is no such answer (also in the functions below).
     """
-    return tuple(sorted(_registration(one) for one in _INSTANCES.decode(body) or ()))
+    kept: dict[Any, Any] = {}
+
+    def same(value: Any) -> Any:
+        """One copy of what instances have in common, which is most of their texts."""
+        return kept.setdefault(value, value)
+
+    return tuple(sorted(_registration(one, same) for one in _INSTANCES.decode(body) or ()))
 
 
 def services(body: bytes) -> dict[str, tuple[str, ...]]:
@@ -115,20 +122,20 @@ def accessor(body: bytes) -> str:
     return msgspec.json.decode(body, type=_Token).accessor_id
 
 
-def _registration(one: _Instance) -> Registration:
+def _registration(one: _Instance, same: Callable[[Any], Any]) -> Registration:
     service = one.service
     weights = service.weights or _Weights()
     found = one.checks or ()
     return Registration(
-        service=service.service,
+        service=same(service.service),
         id=service.id,
-        node=one.node.node,
-        node_address=one.node.address or "",
+        node=same(one.node.node),
+        node_address=same(one.node.address or ""),
         address=service.address or "",
         port=service.port or 0,
-        tags=tuple(service.tags or ()),
-        meta=tuple(sorted((service.meta or {}).items())),
-        weights=(weights.passing, weights.warning),
+        tags=same(tuple(service.tags or ())),
+        meta=same(tuple(sorted((service.meta or {}).items()))),
+        weights=same((weights.passing, weights.warning)),
         health=worst(found),
         node_failed=any(check.check_id == _NODE_CHECK and check.status == Health.CRITICAL for check in found),
         created=service.create_index,

@@ -162,7 +162,7 @@ SECTION = Section(
     report,
     {
         "services": Option(1000, 1000, "how many"),
-        # grayctl's long polls end after 53 s at most, consul-template's after 64 s; every 300 s grayctl reads all again
+        # grayctl's long polls end after 53 s at most, consul-template's after 64 s; what has none is read every 300 s
         "rest": Option(320.0, 65.0, "seconds"),
         "changes": Option(50, 10, f"in {BATCHES} batches"),
     },
