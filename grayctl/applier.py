@@ -174,8 +174,9 @@ class Applier:
                 return self._retry_at is not None and self._retry_at <= time.monotonic()
             if wait is not None and self.crowd:
                 wait = min(wait, _COUNT_EVERY)
-            with contextlib.suppress(TimeoutError):
-                await asyncio.wait_for(self._news.wait(), wait)
+            with contextlib.suppress(TimeoutError):  # not `wait_for`, whose task would be another turn of the loop
+                async with asyncio.timeout(wait):
+                    await self._news.wait()
 
     def _ends(self) -> dict[float, str]:
         """What ends by time alone, and so wants a converge then."""

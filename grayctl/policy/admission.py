@@ -4,7 +4,6 @@ The rules are PROMISES.md's table "Registrations". A registration that fails is 
 never stops the others.
 """
 
-import ipaddress
 import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
@@ -13,7 +12,7 @@ from grayctl.model.catalog import Catalog, Health, Registration
 from grayctl.model.identity import Renewed, differing, renewed
 from grayctl.model.naming import VERSION_RULE, is_version
 from grayctl.model.plan import FieldFault, Finding, Server
-from grayctl.model.tokens import Address
+from grayctl.model.tokens import Address, canonical_ip
 from grayctl.settings import WatchSettings
 
 MAX_PORT = 65535
@@ -190,11 +189,8 @@ def _addresses(host: str, names: Mapping[str, tuple[str, ...]]) -> tuple[str, ..
 
 
 def _ip(text: str) -> str | None:
-    """The canonical form of an IP address; None for a name, a zone id or anything else."""
-    try:
-        return None if "%" in text else str(ipaddress.ip_address(text.removeprefix("[").removesuffix("]")))
-    except ValueError:
-        return None
+    """The canonical form of an IP address, which may stand in brackets; None for a name, a zone id or anything else."""
+    return canonical_ip(text.removeprefix("[").removesuffix("]"))
 
 
 def _first(registration: Registration, sources: tuple[str, ...]) -> str:
