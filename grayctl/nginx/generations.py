@@ -64,6 +64,7 @@ class Store(Journal):
         self._hashes = Hashes()
         self._writer = Writer(root, self._hashes)
         self._highest = -1
+        self._whole: tuple[str, dict[str, str]] = "", {}  # a set of snippets that was whole, and the hashes in it
         # the manifest that was read last, which is asked for every few seconds
         self._newest: tuple[tuple[Path, FileStamp] | None, Manifest] = None, Manifest(number=-1, digest="")
 
@@ -277,8 +278,7 @@ class Store(Journal):
             try:
                 content = decoded(path)
                 snippet = decoded(snippets / f"{slug}.conf")
-                # an earlier grayctl wrote none; whether there was one tells the name of the set
-                passing = snippets / PASSES / f"{slug}.conf"
+                passing = snippets / PASSES / f"{slug}.conf"  # an earlier grayctl wrote none: the set's name tells
                 passed = decoded(passing) if passing.exists() else ""
                 demand_match(path, content, sha)
             except StateError:
@@ -316,8 +316,11 @@ class Store(Journal):
         lines += self._unlike(self.objects_dir, {filename: sha for filename, (_, sha) in parts.items()})
         names = [f"{folder}{slug}.conf" for slug, _ in parts.values() for folder in ("", f"{PASSES}/")]
         held = self._hashes.of(self.sets_dir / manifest.snippets, names)
-        if snippet_set({name: sha for name, sha in held.items() if sha}) != manifest.snippets:
+        there = {name: sha for name, sha in held.items() if sha}
+        if (manifest.snippets, there) != self._whole and snippet_set(there) != manifest.snippets:
             lines.append(f"{self.sets_dir / manifest.snippets}: {_DAMAGED_SNIPPET}")
+        else:
+            self._whole = manifest.snippets, there
         links = {
             folder / SNIPPETS: f"../../snippetsets/{manifest.snippets}",
             self.root / SNIPPETS: "current/snippets",
@@ -345,11 +348,9 @@ class Store(Journal):
             manifest = None if number is None else self.read(number)
         except StateError:
             return None
-        return manifest if manifest is not None and not self._unservable(manifest) else None
-
-    def _unservable(self, manifest: Manifest) -> list[str]:
-        """Damage except that of the top-level link, which `flip` mends."""
-        return [line for line in self.damage(manifest) if not line.startswith(f"{self.root / SNIPPETS}:")]
+        mended = f"{self.root / SNIPPETS}:"  # by `flip`
+        is_whole = manifest is not None and all(line.startswith(mended) for line in self.damage(manifest))
+        return manifest if is_whole else None
 
     # ------------------------------------------------------------ pruning
 

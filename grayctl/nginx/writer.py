@@ -155,7 +155,7 @@ class Writer:
     def _write_snippets(self, contents: Contents) -> bool:
         """Write a snippet set. What the current set holds already is linked, which spares a sync for each file."""
         folder, wanted = self._sets / contents.snippets, contents.included
-        folders = {folder, *((folder / name).parent for name in wanted if "/" in name)}
+        folders = {folder, *(folder / name for name in {name.rpartition("/")[0] for name in wanted})}
         is_new = not all(one.is_dir() for one in folders)
         for one in folders if is_new else ():
             one.mkdir(mode=0o755, parents=True, exist_ok=True)
