@@ -14,6 +14,18 @@ from tests.support.consul import Consul
 
 INSTANCES = 10
 CHANGING = 10
+# nginx compares the names of upstreams and variables with one another, and most cheaply those that differ in length
+_WORDS = (
+    "cart",
+    "checkout",
+    "user-profile",
+    "search-api",
+    "web",
+    "recommendation-engine",
+    "login",
+    "price-history",
+    "mail",
+)
 KINDS = ("weight", "new instance", "failing instance", "KV")
 NODE = {"Node": "bench", "Address": "127.0.0.1"}
 _IN_ONE = 60  # Consul takes 64 operations in one transaction
@@ -56,7 +68,7 @@ class Fleet:
 
     def __init__(self, name: str, size: int, here: Stage, numbers: Iterator[int], changing: int = CHANGING) -> None:
         self.released = f"{name}-released"
-        plain = [f"{name}-{number:04}" for number in range(size)]
+        plain = [f"{_WORDS[number % len(_WORDS)]}-{number}-{name}" for number in range(size)]
         self.changing = plain[:: max(1, size // changing)][:changing]
         self.services = (self.released, *self.changing, *(one for one in plain if one not in set(self.changing)))
         self.key = f"bench/{name}/share"
