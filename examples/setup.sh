@@ -146,7 +146,7 @@ venv_python_works() {
 
 # Installs grayctl as `run` or `dev` needs it, unless the same pyproject.toml was installed here before.
 set_up_venv() {
-    local target=. now stamp
+    local target='.[quickstart]' now stamp
     [ "$1" = run ] || target='.[dev]'
     now="$(printf '%s\n' "$root" | cat - "$root/pyproject.toml" | sha256sum)"
     if ! venv_python_works; then

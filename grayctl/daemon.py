@@ -33,7 +33,7 @@ from grayctl.policy.wire import known_keys
 from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
 from grayctl.report import build_status, disk_status, held_by, result, summary
-from grayctl.serve import Faces, control_app, metrics_app
+from grayctl.serve import Faces, control_routes, metrics_routes
 from grayctl.settings import Settings, load, path_in_force
 
 _NOTICE_EVERY = 1.0
@@ -156,7 +156,7 @@ class Daemon:
     async def _listening(self) -> AsyncIterator[None]:
         faces = Faces()
         try:
-            await faces.control(control_app(self), Path(self._settings.control.socket))
+            await faces.control(control_routes(self), Path(self._settings.control.socket))
             scrapes = asyncio.create_task(self._listen_for_scrapes(faces))
             yield
             scrapes.cancel()
@@ -164,10 +164,11 @@ class Daemon:
             await faces.close()
 
     async def _listen_for_scrapes(self, faces: Faces) -> None:
-        app = metrics_app(self._metrics, self, self._refresh_metrics)
-        while not await faces.metrics(app, self._settings.metrics.listen):
+        routes = metrics_routes(self._metrics, self, self._refresh_metrics)
+        while True:
+            if await faces.metrics(routes, self._settings.metrics.listen):
+                return
             await asyncio.sleep(_METRICS_AGAIN)
-            app = metrics_app(self._metrics, self, self._refresh_metrics)
 
     # ------------------------------------------------------------ the loop
 

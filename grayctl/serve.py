@@ -4,15 +4,15 @@ import grp
 import os
 import socket
 import struct
-from collections.abc import Awaitable, Callable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
 import msgspec
-from aiohttp import web
 
 from grayctl import log
 from grayctl.errors import GrayctlError
+from grayctl.listener import Answer, Handler, Listener, Refused, Request, Routes
 from grayctl.metrics import CONTENT_TYPE, Metrics
 from grayctl.model.report import Result, Status
 from grayctl.nginx.disk import explained
@@ -20,7 +20,6 @@ from grayctl.people import author
 from grayctl.settings import listen_address
 
 _GROUP = "grayctl"
-_Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 
 class Desk(Protocol):
@@ -70,99 +69,89 @@ class RollbackRequest(msgspec.Struct, forbid_unknown_fields=True):
     generation: int
 
 
-def metrics_app(metrics: Metrics, desk: Desk, refresh: Callable[[], None]) -> web.Application:
+def metrics_routes(metrics: Metrics, desk: Desk, refresh: Callable[[], None]) -> Routes:
     """/metrics, /healthz (the loop turns) and /readyz (a complete catalog was applied or is held knowingly)."""
 
-    async def exposition(_: web.Request) -> web.Response:
+    async def exposition(_: Request) -> Answer:
         refresh()
-        return web.Response(body=metrics.exposition(), headers={"Content-Type": CONTENT_TYPE})
+        return Answer(metrics.exposition(), content_type=CONTENT_TYPE)
 
-    async def healthz(_: web.Request) -> web.Response:
-        return web.Response(text="ok\n")
+    async def healthz(_: Request) -> Answer:
+        return Answer(b"ok\n")
 
-    async def readyz(_: web.Request) -> web.Response:
+    async def readyz(_: Request) -> Answer:
         why_not = desk.ready()
-        return web.Response(text=f"{why_not or 'ready'}\n", status=503 if why_not else 200)
+        return Answer(f"{why_not or 'ready'}\n".encode(), status=503 if why_not else 200)
 
-    app = web.Application()
-    app.add_routes([web.get("/metrics", exposition), web.get("/healthz", healthz), web.get("/readyz", readyz)])
-    return app
+    return {("GET", "/metrics"): exposition, ("GET", "/healthz"): healthz, ("GET", "/readyz"): readyz}
 
 
-def control_app(desk: Desk) -> web.Application:
+def control_routes(desk: Desk) -> Routes:
     """Commands: reading for whoever may open the socket, acting for root and the daemon's own user."""
 
-    async def status(_: web.Request) -> web.Response:
+    async def status(_: Request) -> Answer:
         return _json(desk.status())
 
-    async def render(request: web.Request) -> web.Response:
+    async def render(request: Request) -> Answer:
         _demand_writer(request)
         return _json(await desk.render())
 
-    async def freeze(request: web.Request) -> web.Response:
+    async def freeze(request: Request) -> Answer:
         who = _demand_writer(request)
-        wish = msgspec.json.decode(await request.read(), type=FreezeRequest)
+        wish = msgspec.json.decode(request.body, type=FreezeRequest)
         return _json(await desk.freeze(seconds=wish.seconds, reason=wish.reason, author=who))
 
-    async def unfreeze(request: web.Request) -> web.Response:
+    async def unfreeze(request: Request) -> Answer:
         return _json(await desk.unfreeze(_demand_writer(request)))
 
-    async def roll_back(request: web.Request) -> web.Response:
+    async def roll_back(request: Request) -> Answer:
         who = _demand_writer(request)
-        wish = msgspec.json.decode(await request.read(), type=RollbackRequest)
+        wish = msgspec.json.decode(request.body, type=RollbackRequest)
         return _json(await desk.roll_back(wish.generation, who))
 
-    async def forget(request: web.Request) -> web.Response:
+    async def forget(request: Request) -> Answer:
         who = _demand_writer(request)
-        wish = msgspec.json.decode(await request.read(), type=ForgetRequest)
+        wish = msgspec.json.decode(request.body, type=ForgetRequest)
         return _json(await desk.forget(wish.service, who))
 
-    async def accept_losses(request: web.Request) -> web.Response:
+    async def accept_losses(request: Request) -> Answer:
         return _json(await desk.accept_losses(_demand_writer(request)))
 
-    app = web.Application(middlewares=[_explain_errors])
-    app.add_routes(
-        [
-            web.get("/status", status),
-            web.post("/render", render),
-            web.post("/freeze", freeze),
-            web.post("/unfreeze", unfreeze),
-            web.post("/rollback", roll_back),
-            web.post("/forget", forget),
-            web.post("/guard/accept", accept_losses),
-        ]
-    )
-    return app
+    routes: Routes = {
+        ("GET", "/status"): status,
+        ("POST", "/render"): render,
+        ("POST", "/freeze"): freeze,
+        ("POST", "/unfreeze"): unfreeze,
+        ("POST", "/rollback"): roll_back,
+        ("POST", "/forget"): forget,
+        ("POST", "/guard/accept"): accept_losses,
+    }
+    return {asked: _explaining(handler) for asked, handler in routes.items()}
 
 
-@web.middleware
-async def _explain_errors(request: web.Request, handler: _Handler) -> web.StreamResponse:
-    try:
-        return await handler(request)
-    except GrayctlError as error:
-        return _json(Result(outcome="failed", message=str(error), exit_code=error.exit_code))
-    except msgspec.DecodeError as error:
-        return _json(Result(outcome="failed", message=f"the request is malformed: {error}", exit_code=2))
+def _explaining(handler: Handler) -> Handler:
+    async def explained_answer(request: Request) -> Answer:
+        try:
+            return await handler(request)
+        except GrayctlError as error:
+            return _json(Result(outcome="failed", message=str(error), exit_code=error.exit_code))
+        except msgspec.DecodeError as error:
+            return _json(Result(outcome="failed", message=f"the request is malformed: {error}", exit_code=2))
+
+    return explained_answer
 
 
-def _json(value: Status | Result) -> web.Response:
-    return web.Response(body=msgspec.json.encode(value), content_type="application/json")
+def _json(value: Status | Result) -> Answer:
+    return Answer(msgspec.json.encode(value), content_type="application/json")
 
 
-def _demand_writer(request: web.Request) -> str:
+def _demand_writer(request: Request) -> str:
     """Who the peer is, when it may act: root, or who the daemon runs as (SO_PEERCRED, unix(7))."""
-    pid, uid = _peer(request)
+    size = struct.calcsize("3i")
+    pid, uid, _ = struct.unpack("3i", request.connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, size))
     if uid not in {0, os.geteuid()}:
-        raise web.HTTPForbidden(text=f"uid {uid} may read, not act: run the command as root\n")
+        raise Refused(403, f"uid {uid} may read, not act: run the command as root\n")
     return author(pid, uid)
-
-
-def _peer(request: web.Request) -> tuple[int, int]:
-    if request.transport is None:
-        raise web.HTTPBadRequest(text="the connection is gone\n")
-    peer = request.transport.get_extra_info("socket")
-    pid, uid, _ = struct.unpack("3i", peer.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, struct.calcsize("3i")))
-    return pid, uid
 
 
 def _clear(path: Path) -> None:
@@ -175,39 +164,35 @@ class Faces:
     """Starts and stops the listeners."""
 
     def __init__(self) -> None:
-        self._runners: list[web.AppRunner] = []
+        self._listeners: list[Listener] = []
         self._log = log.get("serve")
 
-    async def metrics(self, app: web.Application, listen: str) -> bool:
+    async def metrics(self, routes: Routes, listen: str) -> bool:
         """Listen for scrapes; False, and a warning, when the port is taken: the caller tries again later."""
-        host, port = listen_address(listen)
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
+        listener = Listener(routes)
         try:
-            await web.TCPSite(runner, host, port).start()
+            await listener.on_tcp(*listen_address(listen))
         except OSError as error:
-            await runner.cleanup()
             self._log.warning("metrics_port_taken", listen=listen, error=error.strerror, retry="in 10 s")
             return False
-        self._runners.append(runner)
+        self._listeners.append(listener)
         return True
 
-    async def control(self, app: web.Application, path: Path) -> None:
+    async def control(self, routes: Routes, path: Path) -> None:
         """Listen for commands: mode 0660, group `grayctl` where there is one.
 
         Raises:
             StateError: the socket cannot be made.
         """
-        runner = web.AppRunner(app, access_log=None)
-        await runner.setup()
-        self._runners.append(runner)
+        listener = Listener(routes)
         with explained(path, "listen for commands"):
             _clear(path)
             mask = os.umask(0o117)
             try:
-                await web.UnixSite(runner, str(path)).start()
+                await listener.on_unix(str(path))
             finally:
                 os.umask(mask)
+        self._listeners.append(listener)
         try:
             os.chown(path, -1, grp.getgrnam(_GROUP).gr_gid)
         except (KeyError, OSError):  # no such group; or not ours to give, also inside a user namespace
@@ -215,5 +200,5 @@ class Faces:
 
     async def close(self) -> None:
         """Stop listening."""
-        for runner in self._runners:
-            await runner.cleanup()
+        for listener in self._listeners:
+            await listener.close()

@@ -114,24 +114,35 @@ STATES: dict[Callable[[Edge], None], set[str]] = {
 
 def sample(edge: Edge, name: str, **labels: str) -> float | None:
     """One sample of the page; None when it is not there."""
+    return sample_of(edge.page("/metrics"), name, **labels)
+
+
+def sample_of(page: str, name: str, **labels: str) -> float | None:
     found = [
         one.value
-        for family in text_string_to_metric_families(edge.page("/metrics"))
+        for family in text_string_to_metric_families(page)
         for one in family.samples
         if one.name == name and one.labels == labels
     ]
     return found[0] if found else None
 
 
+def settled(edge: Edge) -> str:
+    """The page, when no proof is outstanding; else nothing."""
+    page = edge.page("/metrics")
+    proven = sample_of(page, "grayctl_generation_proven") or not sample_of(page, "grayctl_nginx_up")
+    return page if proven else ""
+
+
 @pytest.mark.parametrize("state", STATES, ids=lambda one: one.__name__)
 def test_a_state_fires_its_alerts_and_no_other(edge: Edge, tmp_path: Path, state: Callable[[Edge], None]) -> None:
     state(edge)
-    wait_until(lambda: sample(edge, "grayctl_generation_proven") or not sample(edge, "grayctl_nginx_up"), "a proof")
+    page = wait_until(lambda: settled(edge), "a proof")
     firing = {
         "expr": 'group by (alertname) (ALERTS{alertstate="firing"})',
         "eval_time": f"{HOURS}h",
         "exp_samples": [{"labels": f'{{alertname="{one}"}}', "value": 1} for one in sorted(STATES[state])],
     }
-    asked = {"input_series": series(edge.page("/metrics"), times=HOURS * 60), "promql_expr_test": [firing]}
+    asked = {"input_series": series(page, times=HOURS * 60), "promql_expr_test": [firing]}
     done = judge(tmp_path, "1m", asked, RULES)
     assert done.returncode == 0, done.stdout + done.stderr
