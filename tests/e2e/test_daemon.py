@@ -70,7 +70,7 @@ def test_nothing_is_applied_before_everything_has_answered(edge: Edge) -> None:
     nowhere = "http://127.0.0.1:9"
     edge.config.write_text(edge.config.read_text().replace(address, nowhere))
     edge.run()
-    wait_until(lambda: (edge.status() or {})["consul"]["last_error"], "it says that Consul is away")
+    wait_until(lambda: ((edge.status() or {})["consul"] or {}).get("last_error"), "it says that Consul is away")
     assert edge.page("/readyz") == ""
     assert (edge.generation(), edge.serves("a")) == (before, True)
     edge.config.write_text(edge.config.read_text().replace(nowhere, address))

@@ -242,7 +242,8 @@ def test_configuration_unreadable_at_the_start(ordeal: Ordeal, spoil: Callable[[
             edge.down()
             mend = spoil(edge.nginx.conf)
             edge.run()
-            assert str(edge.nginx.conf) in edge.events("cannot_begin")[0]["error"]
+            said = wait_until(lambda: edge.events("cannot_begin"), "it says why it cannot begin")
+            assert str(edge.nginx.conf) in said[0]["error"]
             ordeal.change()
             mend()
         wait_until(lambda: edge.events("assembled"), "it has begun")
@@ -261,7 +262,8 @@ def test_binary_missing_at_the_start(ordeal: Ordeal) -> None:
         edge.down()
         link.unlink()
         edge.run()
-        assert str(link) in edge.events("cannot_begin")[0]["error"]
+        said = wait_until(lambda: edge.events("cannot_begin"), "it says why it cannot begin")
+        assert str(link) in said[0]["error"]
         ordeal.change()
         link.symlink_to(BINARY)
 
