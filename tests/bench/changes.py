@@ -48,7 +48,9 @@ class Row(msgspec.Struct, frozen=True):
         return list(chain.from_iterable(self.rounds[name][kind]))
 
 
-def run(services: Sequence[int], rounds: int, changes: int, at_most: int, locations: int) -> Iterator[Row]:
+def run(
+    services: Sequence[int], rounds: int, changes: int, at_most: int, *, locations: int, own_zones: int
+) -> Iterator[Row]:
     """Measure each size: so many rounds, in each so many changes of each kind for each contender.
 
     Args:
@@ -57,11 +59,12 @@ def run(services: Sequence[int], rounds: int, changes: int, at_most: int, locati
         changes: of each kind, in a round.
         at_most: the changes of each kind in a round above 100 services, where all takes longer.
         locations: in nginx, for so many services; 0: for those that change.
+        own_zones: 0: the peers' upstreams share one, as grayctl's do.
     """
     for size in services:
         # consul-template holds a connection for each service, three of them run, and so does grayctl here
         with stage(limits={"http_max_conns_per_client": 5 * size + _OTHERS}) as here, ExitStack() as stack:
-            started = list(lanes(here, stack, size, locations))
+            started = list(lanes(here, stack, size, locations, own_zones=bool(own_zones)))
             yield _measure(started, size, rounds, min(changes, at_most) if size > 100 else changes)
 
 
@@ -105,9 +108,11 @@ def _change(lane: Lane, kind: str) -> float:
 # ---------------------------------------------------------------- what it came to
 
 
-def report(services: Sequence[int], rounds: int, changes: int, at_most: int, locations: int) -> Report:
+def report(
+    services: Sequence[int], rounds: int, changes: int, at_most: int, *, locations: int, own_zones: int
+) -> Report:
     """Ratios first, then milliseconds."""
-    rows = list(run(services, rounds, changes, at_most, locations))
+    rows = list(run(services, rounds, changes, at_most, locations=locations, own_zones=own_zones))
     failed = [
         f"{name} reloaded {count} times for {one.sent} changes at {one.services} services"
         for one in rows
@@ -197,5 +202,6 @@ SECTION = Section(
         "changes": Option(10, 2, "of each kind, for each contender, in each round"),
         "at_most": Option(4, 1, "of them above 100 services"),
         "locations": Option(0, 0, "how many services have one; 0: those that change, at most ten"),
+        "own_zones": Option(1, 1, "0: consul-template's upstreams share one zone, as grayctl's do"),
     },
 )

@@ -56,11 +56,20 @@ def present() -> tuple[str, ...]:
 
 
 def make(
-    name: str, folder: Path, here: Stage, fleet: Fleet, *, locations: int = 0, watch: str | None = None, agent: str = ""
+    name: str,
+    folder: Path,
+    here: Stage,
+    fleet: Fleet,
+    *,
+    locations: int = 0,
+    own_zones: bool = True,
+    watch: str | None = None,
+    agent: str = "",
 ) -> Lane:
     """A contender that is not started. Its nginx has `locations`, else one for each service that may change.
 
     Args:
+        own_zones: each upstream has one, but for grayctl's, which share theirs.
         watch: grayctl's settings of that section; None for a long poll for each service, as consul-template has.
         agent: the URL of what stands before the agent.
     """
@@ -75,7 +84,7 @@ def make(
     one.agent = agent or one.agent
     one.located = min(len(fleet.services), 1 + (locations or CHANGING))
     if isinstance(one, Upstreams):
-        one.zone = "64k"  # as grayctl gives ten instances
+        one.zone = "64k" if own_zones else ""  # enough for ten instances
     if isinstance(one, Grayctl):
         one.configure(watch=f"max_long_polls = {len(fleet.services) + 20}" if watch is None else watch)
         fleet.release(one.name)
@@ -87,13 +96,13 @@ def _peer(folder: Path, here: Stage, fleet: Fleet, *, checked: bool = True, wait
     return ConsulTemplate(folder, here.consul, *fleet.services, checked=checked, wait=wait, **more)
 
 
-def lanes(here: Stage, stack: ExitStack, size: int, locations: int = 0) -> Iterator[Lane]:
+def lanes(here: Stage, stack: ExitStack, size: int, locations: int = 0, *, own_zones: bool = True) -> Iterator[Lane]:
     """Each contender that can run here, started and serving, with services of its own."""
     numbers = count()
     for name in present():
         fleet = Fleet(name, size, here, numbers, 1 if name == FLOOR else CHANGING)
         fleet.register()
-        lane = make(name, here.folder / name, here, fleet, locations=locations)
+        lane = make(name, here.folder / name, here, fleet, locations=locations, own_zones=own_zones)
         stack.callback(lane.one.close)
         lane.one.start()
         lane.wait_served()

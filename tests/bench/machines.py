@@ -24,6 +24,7 @@ if TYPE_CHECKING:
 
 WORKERS = 2
 VERSIONS = ("v1", "v2")
+_SHARED = "shared"
 _INSTANCE = "    server {{ .Address }}:{{ .Port }} weight={{ .Weights.Passing }} max_fails=1 fail_timeout=10s;\n"
 
 
@@ -203,7 +204,7 @@ class Upstreams(Contender):
         released: the service with two versions; clients go to the second by the share that a key has.
 
     Attributes:
-        zone: the size of each upstream's.
+        zone: the size of each upstream's; empty for one that they share.
     """
 
     def __init__(self, folder: Path, consul: Consul, *services: str, released: str = "") -> None:
@@ -219,14 +220,16 @@ class Upstreams(Contender):
 
     def text(self, servers: Callable[[str, str], str], share: str) -> str:
         """The file; `servers` gives the lines of a service, of one version where that is not empty."""
-        return "".join(
+        shared = "" if self.zone else f"upstream {_SHARED} {{ zone {_SHARED} 64m; server 127.0.0.1:9; }}\n"
+        return shared + "".join(
             f"# {one}\n"
             + (self._split(one, servers, share) if one == self.released else self._upstream(one, servers(one, "")))
             for one in self.services
         )
 
     def _upstream(self, name: str, servers: str) -> str:
-        return f"upstream {name} {{\n    zone {name} {self.zone};\n{servers}    keepalive 32;\n}}\n"
+        zone = f"{name} {self.zone}" if self.zone else _SHARED
+        return f"upstream {name} {{\n    zone {zone};\n{servers}    keepalive 32;\n}}\n"
 
     def _split(self, service: str, servers: Callable[[str, str], str], share: str) -> str:
         old, new = (f"{service}-{version}" for version in VERSIONS)

@@ -23,7 +23,7 @@ def _alone(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("_alone")
 def test_each_kind_of_change_is_served_by_one_reload(tmp_path: Path) -> None:
-    report = changes.report(services=[1, 3], rounds=2, changes=1, at_most=1, locations=0)
+    report = changes.report(services=[1, 3], rounds=2, changes=1, at_most=1, locations=0, own_zones=1)
     assert isinstance(report.results, list)
     for row in report.results:
         assert set(row.rounds) == set(present())
