@@ -199,18 +199,14 @@ class Story:
         await self.figures(self.weights)
 
     async def figures(self, weights: dict[str, int]) -> None:
-        """Count `SAMPLE` answers from now on, and hold them against the weights.
-
-        Twice as many where a release shares out: users fall where their hash says, weights take turns.
-        """
-        sample = 2 * SAMPLE if self.shares else SAMPLE
+        """Count `SAMPLE` answers from now on, and hold them against the weights."""
         self.began = time.monotonic()
 
         async def enough() -> list[tuple[str, str]]:
             answers = self.lab.traffic.since(self.began)
-            return answers if len(answers) >= sample else []
+            return answers if len(answers) >= SAMPLE else []
 
-        answers = await self.lab.until(enough, f"{sample} answers are counted")
+        answers = await self.lab.until(enough, f"{SAMPLE} answers are counted")
         counted, wanted = shares(answers), self.wanted(weights)
         for version in sorted(wanted):
             self.say("    {}  {:>5.1%} served, {:>5.1%} wanted", version, counted.get(version, 0.0), wanted[version])
