@@ -85,9 +85,7 @@ class Site:
     def stand_by(self) -> None:
         """Have an nginx wait for the next check, where one can; `close` ends it."""
         if self._spare is None and self._namespace and self.facts.takes_error_log and not self.facts.is_script:
-            self._spare = Spare(
-                command_of(self.settings, self.facts), self.facts.binary, self.store.root / "next-check"
-            )
+            self._spare = Spare(command_of(self.settings, self.facts), self.store.root / "next-check")
 
     def close(self) -> None:
         """End what waits for a check."""

@@ -8,6 +8,7 @@ import ctypes
 import io
 import os
 import select
+import shutil
 import signal
 import subprocess
 import threading
@@ -112,14 +113,12 @@ class Spare:
 
     Args:
         command: `nginx -t` with its options, without `-e`.
-        binary: the executable's path: another one there and this one is stale.
         gate: where to make the pipe; whatever is there goes.
     """
 
-    def __init__(self, command: Sequence[str], binary: Path, gate: Path) -> None:
+    def __init__(self, command: Sequence[str], gate: Path) -> None:
         self._command = list(command)
-        self._binary = binary
-        self._identity = _identity(binary)
+        self._identity = _identity(command[0])
         self._mounts = _Mounts()
         self._work: SimpleQueue[Callable[[], None] | None] = SimpleQueue()
         self._held: subprocess.Popen[bytes] | None = None
@@ -135,7 +134,7 @@ class Spare:
             held is not None
             and held.poll() is None
             and self._command == list(command)
-            and self._identity == _identity(self._binary)
+            and self._identity == _identity(command[0])
             and not self._mounts.changed
         )
 
@@ -202,9 +201,10 @@ def _memory() -> IO[bytes]:
     return os.fdopen(os.memfd_create("nginx-check"), "rb")
 
 
-def _identity(path: Path) -> tuple[int, int, int] | None:
+def _identity(program: str) -> tuple[int, int, int] | None:
+    """Which file would be executed now."""
     try:
-        found = path.stat()
+        found = Path(shutil.which(program) or program).stat()
     except OSError:
         return None
     return found.st_dev, found.st_ino, found.st_mtime_ns
