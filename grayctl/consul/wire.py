@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, cast
 from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _READ_AT_ONCE = 1 << 16
+_ROUNDS = 10  # of the loop, in which it closes the sockets of what was aborted; two or three do
 _CONTINUES = range(100, 200)  # an answer that only says that the answer will come
 
 Opener = Callable[[Callable[[], "Connection"]], Awaitable[tuple[Any, "Connection"]]]
@@ -242,8 +243,8 @@ class Pool:
         if self._tidying is not None:
             self._tidying.cancel()
         self.abort()
-        await asyncio.sleep(0)  # the loop closes their sockets in its next round
-        await asyncio.sleep(0)
+        for _ in range(_ROUNDS):  # nothing tells when a socket is closed
+            await asyncio.sleep(0)
 
     async def _connect(self, patience: float) -> Connection:
         try:

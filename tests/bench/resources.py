@@ -24,7 +24,8 @@ class Sample(msgspec.Struct, frozen=True, kw_only=True):
         at: since the run began.
         anonymous: the part of `rss` that no file backs: what a leak would fill.
         cpu: of grayctl's own; `cpu_children` is that of the children it has waited for, `nginx -t` above all.
-        children: of grayctl; `zombies` are those that have ended and were not waited for.
+        children: of grayctl, but for the `nginx -t` that waits for the next check.
+        zombies: those that have ended and were not waited for.
         connections: established, from grayctl to Consul.
         leaving: workers of nginx that are shutting down; `workers` counts the others.
         pending: journal files.
@@ -67,7 +68,7 @@ def sample(one: Grayctl, began: float) -> Sample:
     pid, master = one.edge.process.pid, Master(one.nginx.process.pid, start_time(one.nginx.process.pid) or 0)
     metrics = one.edge.page("/metrics")
     stat = _stat(pid)
-    children = _children(pid)
+    children = {child: state for child, state in _children(pid).items() if not _waits(child)}
     serving = workers(master)
     leaving = sum(worker.leaving for worker in serving)
     return Sample(
@@ -90,6 +91,14 @@ def sample(one: Grayctl, began: float) -> Sample:
         logged=one.edge.log.stat().st_size,
         **_on_disk(one.nginx.state_dir),
     )
+
+
+def _waits(pid: int) -> bool:
+    """Whether this is the next check's nginx."""
+    try:
+        return b"/next-check" in (_PROC / f"{pid}/cmdline").read_bytes()
+    except OSError:
+        return False
 
 
 def cpu_seconds(pid: int, *, children: bool = False) -> float:

@@ -52,6 +52,7 @@ async def test_a_catalog_read_once_is_what_the_watcher_publishes(consul: Consul,
             assert watch.wakes[0].catalog.services[name] == once.services[name]
         assert once.kv == watch.wakes[0].catalog.kv
         assert set(once.names) == {"localhost"}
+    consul.deregister(f"{unique}-b1")  # by its tag everybody would watch it
 
 
 async def test_no_part_of_a_catalog_is_returned() -> None:

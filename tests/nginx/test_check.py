@@ -28,7 +28,9 @@ class Waited(Site):
     """Every check finds an nginx that waits for it."""
 
     async def check(self, candidate: Manifest, *, trial: bool = False) -> Checked:
-        await asyncio.to_thread(wait_until, self.waits, "an nginx waits for the check")
+        async with asyncio.timeout(20):
+            while not self.waits():  # noqa: ASYNC110 -- a process says by no event that it waits
+                await asyncio.sleep(0.005)
         checked = await super().check(candidate, trial=trial)
         assert self._spare is None, "it was taken, or closed"
         return checked

@@ -182,11 +182,8 @@ def _upstream(one: Upstream) -> tuple[str, list[str], list[list[str]]]:
     options = [f"max_fails={one.max_fails}", f"fail_timeout={math.ceil(one.fail_timeout)}s"]
     servers = [["server", server.address.text, f"weight={server.weight}", *options] for server in one.servers]
     key = [["hash", one.balance.key.text, "consistent"]] if one.balance.key else []
-    return (
-        "upstream",
-        [one.name.text],
-        [["zone", one.name.text, one.zone], *key, *servers, ["keepalive", str(one.keepalive)]],
-    )
+    zone = [one.name.text, one.zone] if one.zone else ["grayctl.upstreams"]
+    return "upstream", [one.name.text], [["zone", *zone], *key, *servers, ["keepalive", str(one.keepalive)]]
 
 
 def _directive(table: Table) -> tuple[str, list[str], list[list[str]]]:
@@ -204,7 +201,8 @@ def _directive(table: Table) -> tuple[str, list[str], list[list[str]]]:
 
 def _token(token: Token | Joined) -> str:
     """As crossplane gives it back: without quotes, an escaped quote as a quote, all other escapes as they stand."""
-    written = quote(token)
+    # what was cut to the width of a bucket may begin amid a character, which crossplane replaces
+    written = quote(token).encode("utf-8", "surrogateescape").decode(errors="replace")
     if not written.startswith('"'):
         return written
     inside, found = written[1:-1], ""
