@@ -30,6 +30,7 @@ class Verdict:
         woke: the index moved, whether or not the content did.
         calm: this came too early, or at once and told nothing; ask again only through the limiter that all queries
             share.
+        early: it came too early, and the index had not moved: whatever answers so has a fault.
         pause: seconds to wait before asking again.
     """
 
@@ -37,6 +38,7 @@ class Verdict:
     news: bool
     woke: bool
     calm: bool
+    early: bool
     pause: float
 
 
@@ -62,10 +64,10 @@ class Memory(Generic[T]):
         """Judge an answer that took `elapsed` seconds of the `wait` that it could have taken."""
         news = self.is_news(reply.value)
         if self.index is None:
-            return Verdict(drop=False, news=news, woke=True, calm=False, pause=0.0)
+            return Verdict(drop=False, news=news, woke=True, calm=False, early=False, pause=0.0)
         if reply.index < self.index:
             self._backwards += 1
-            return Verdict(drop=True, news=False, woke=True, calm=True, pause=_growing(self._backwards))
+            return Verdict(drop=True, news=False, woke=True, calm=True, early=False, pause=_growing(self._backwards))
         self._backwards = 0
         self._hasty = self._hasty + 1 if elapsed < _AT_ONCE else 0
         woke = reply.index != self.index
@@ -77,6 +79,7 @@ class Memory(Generic[T]):
             news=news,
             woke=woke,
             calm=early or spins,
+            early=early,
             pause=min(pause, _LONGEST_CHURN_PAUSE) if news or woke else pause,
         )
 

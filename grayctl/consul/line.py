@@ -120,24 +120,30 @@ class Line:
         self._answered(name, self.clock() - asked)
         return value
 
-    async def turn(self, *, calm: bool) -> None:
-        """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer."""
+    async def turn(self, *, calm: bool, fault: bool) -> None:
+        """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer.
+
+        After a `fault` all wait for their turns, for a second more. Whoever has seen none follows them while it lasts:
+        a thousand turns take a minute, in which a change would go unnoticed.
+        """
         now = self.clock()
         if calm or now < self._calm_until:
-            await self.calm(lasting=calm)
+            await self.calm(lasting=fault, following=not calm)
         else:
             self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _BEFORE)
 
-    async def calm(self, *, gated: bool = True, lasting: bool = True) -> None:
+    async def calm(self, *, gated: bool = True, lasting: bool = True, following: bool = False) -> None:
         """Wait for this query's turn among all that have seen a fault.
 
-        One that is not `lasting` only follows them: it does not prolong the turns, or long polls that come back more
-        often than turns are given would never end them.
+        One that is not `lasting` does not prolong the turns, or long polls that come back more often than turns are
+        given would never end them; one that is `following` waits no longer than they last.
         """
         while True:
             if gated:
                 await self.path.wait()
             async with self._turn:
+                if following and self.clock() >= self._calm_until:
+                    return
                 # A loop that was held up must not let all who slept meanwhile go at once: one after another.
                 if (early := self._next_slot - self.clock()) > 0:
                     await self.sleep(early)

@@ -70,16 +70,17 @@ class Poll(Generic[T]):
 
     async def run(self) -> None:
         """Follow the query until cancelled, or until it shall not stay. No fault of Consul ends this."""
-        calm = False
+        calm = early = False
         while True:
-            await self._line.turn(calm=calm or self.memory.suspect or self._line.failing)
+            fault = early or self.memory.suspect or self._line.failing
+            await self._line.turn(calm=calm or fault, fault=fault)
             reply, verdict = await self._line.persist(self.name, lambda: self._read(self._wait()))
             await self._settle(reply, verdict)
             if not self._stays():
                 return
             if verdict.pause:
                 await self._line.sleep(verdict.pause)
-            calm = verdict.calm
+            calm, early = verdict.calm, verdict.early
 
     async def refresh(self) -> None:
         """Read once, at once, and publish what is new: how services without a long poll are followed.

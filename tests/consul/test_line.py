@@ -28,7 +28,7 @@ async def times(time: Time, line: Line, *calm: bool) -> list[float]:
     """When each of these questions is asked, in seconds after now."""
     began, found = time.now, []
     for one in calm:
-        await line.turn(calm=one)
+        await line.turn(calm=one, fault=one)
         found.append(time.now - began)
     return found
 
@@ -45,15 +45,36 @@ async def test_who_has_seen_a_fault_waits_for_a_turn() -> None:
     assert asked[-1] < 99 / 12
 
 
+async def test_a_thousand_that_follow_a_fault_wait_no_longer_than_its_turns_last() -> None:
+    """In their minute of turns a change would go unnoticed; it was so at each start with many services."""
+    time = Time()
+    line = time.line()
+    await line.turn(calm=True, fault=True)
+    asked = await times(time, line, *[False] * 1000)
+    assert 0.5 < max(asked) < 1.2
+
+
+async def test_what_comes_at_once_with_another_index_takes_turns_and_holds_up_nobody_else() -> None:
+    """The output of a check that changes all the time: the index moves, and there is no news."""
+    time = Time()
+    line = time.line()
+    spinning = []
+    for _ in range(100):
+        await line.turn(calm=True, fault=False)
+        spinning.append(time.now)
+        assert await times(time, line, *[False] * 2) == [0.0, 0.0]
+    assert all(sum(one <= other < one + 1.0 for other in spinning) <= PER_SECOND for one in spinning)
+
+
 async def test_the_turns_end_a_second_after_the_fault_however_many_polls_come_back() -> None:
     """Of a thousand long polls twenty come back each second: who only follows a fault does not prolong its turns."""
     time = Time()
     line = time.line()
-    await line.turn(calm=True)
+    await line.turn(calm=True, fault=True)
     began, late = time.now, []
     for number in range(20 * 60):
         time.now = max(time.now, began + number / 20)
-        await line.turn(calm=False)
+        await line.turn(calm=False, fault=False)
         late.append(time.now - (began + number / 20))
     assert 0.0 < max(late) < 1.0
     assert late[-1] == 0.0
