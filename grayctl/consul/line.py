@@ -123,8 +123,8 @@ class Line:
     async def turn(self, *, calm: bool, fault: bool) -> None:
         """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer.
 
-        After a `fault` all wait for their turns, for a second more. Whoever has seen none follows them while it lasts:
-        a thousand turns take a minute, in which a change would go unnoticed.
+        After a `fault` all wait for their turns, for a second more. Who has seen none follows them for some seconds: a
+        thousand turns take a minute, in which a change would go unnoticed.
         """
         now = self.clock()
         if calm or now < self._calm_until:
@@ -136,13 +136,13 @@ class Line:
         """Wait for this query's turn among all that have seen a fault.
 
         One that is not `lasting` does not prolong the turns, or long polls that come back more often than turns are
-        given would never end them; one that is `following` waits no longer than they last.
+        given would never end them; one that is `following` waits no longer than until the fault is over for certain.
         """
         while True:
             if gated:
                 await self.path.wait()
             async with self._turn:
-                if following and self.clock() >= self._calm_until:
+                if following and self.clock() >= self._calm_until + _TRUST:
                     return
                 # A loop that was held up must not let all who slept meanwhile go at once: one after another.
                 if (early := self._next_slot - self.clock()) > 0:
