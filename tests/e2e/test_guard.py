@@ -105,9 +105,7 @@ def test_a_daemon_that_cannot_begin_says_so_and_begins_when_it_can(edge: Edge) -
     good = edge.nginx.conf.read_text()
     edge.nginx.conf.write_text(good + "\n}")
     edge.run()
-    report = edge.status()
-    assert report is not None
-    assert any("unexpected" in warning for warning in report["warnings"]), report["warnings"]
+    wait_until(lambda: "unexpected" in str((edge.status() or {}).get("warnings")), "it says why it cannot begin")
     assert "unexpected" in edge.cli("status").stdout
     assert edge.cli("render").returncode == 1
     assert 'grayctl_held{by="nginx"} 1.0' in edge.page("/metrics")
