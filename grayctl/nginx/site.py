@@ -3,6 +3,7 @@
 import asyncio
 import threading
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass, replace
 
 from grayctl import log
@@ -85,7 +86,8 @@ class Site:
     def stand_by(self) -> None:
         """Have an nginx wait for the next check, where one can; `close` ends it."""
         if self._spare is None and self._namespace and self.facts.takes_error_log and not self.facts.is_script:
-            self._spare = Spare(command_of(self.settings, self.facts), self.store.root / "next-check")
+            with suppress(OSError, RuntimeError):  # no descriptor or thread to be had: the check starts its own
+                self._spare = Spare(command_of(self.settings, self.facts), self.store.root / "next-check")
 
     def close(self) -> None:
         """End what waits for a check."""

@@ -57,21 +57,14 @@ def resolve_release(
             by_version[release.stable] = list(last)
     identity = service_id(release.service)
     compiled = _compiled(in_force, frozenset(by_version), lists, before)
-    graph = compiled.graph
+    graph, tcp = compiled.graph, release.protocol is Protocol.TCP
     names = _names(release, graph)
     kept = tuple(server for servers in by_version.values() for server in servers)
     return ServicePlan(
         service=release.service,
         id=identity,
         upstreams=tuple(
-            upstream(
-                name,
-                tuple(_of(version, by_version)),
-                release.balance,
-                release.upstream,
-                settings.nginx,
-                tcp=release.protocol is Protocol.TCP,
-            )
+            upstream(name, tuple(_of(version, by_version)), release.balance, release.upstream, settings.nginx, tcp=tcp)
             for version, name in sorted(names.items())
         ),
         tables=_tables(identity, graph, names, release, settings),
