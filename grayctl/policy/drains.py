@@ -7,6 +7,8 @@ import msgspec
 from grayctl.model.catalog import Entry
 from grayctl.model.drain import Drains
 
+Drained = tuple[dict[str, frozenset[str]], dict[str, str]]
+
 
 def decode_drains(entry: Entry) -> Drains | str:
     """One service's drains; a text says what is wrong and what to do."""
@@ -16,7 +18,7 @@ def decode_drains(entry: Entry) -> Drains | str:
         return f"{entry.key}: these are no drains: {error}. Delete the key, then drain again"
 
 
-def drained(entries: Iterable[Entry]) -> tuple[dict[str, frozenset[str]], dict[str, str]]:
+def drained(entries: Iterable[Entry]) -> Drained:
     """The drained instances' ids by service; and by service why its drains cannot be read, and are not followed."""
     found: dict[str, frozenset[str]] = {}
     problems: dict[str, str] = {}

@@ -12,7 +12,7 @@ from grayctl.errors import ReleaseError
 from grayctl.model.catalog import Entry
 from grayctl.model.release import InForce, Live, Release
 from grayctl.policy.document import read_release
-from grayctl.policy.drains import drained
+from grayctl.policy.drains import Drained, drained
 from grayctl.policy.lists import entries_of
 from grayctl.policy.live import Ended, Unreadable, decode_live, revision_of
 from grayctl.policy.staging import Staged, decode_staged
@@ -60,6 +60,8 @@ class Standing:
 
 
 NO_RELEASES = Standing({}, {}, {}, ())
+_Verdict = InForce | Unled | Ended | str  # in force; waits; over; or what is wrong, and then what was in force stays
+_GONE = "its policy is gone from Consul; what was in force stays. If that is meant: grayctl release delete {service}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,8 +83,10 @@ class Policies:
         self._in_force = dict(before)
         self._before = before  # until the first judgement, which tells what of it was staged
         self._staged: dict[str, InForce] = {}
+        self._verdicts: dict[str, tuple[Entry | None, Entry | None, _Verdict]] = {}
         self._read: dict[str, tuple[bytes, Release | str]] = {}
         self._lists: dict[str, tuple[tuple[Entry, ...], tuple[str, ...]]] = {}
+        self._drains: tuple[tuple[Entry, ...], Drained] = (), drained(())
         self._last: tuple[tuple[object, ...], Standing] | None = None
 
     def judge(self, kv: Mapping[str, tuple[Entry, ...]], here: Here | None = None) -> Standing:
@@ -102,21 +106,22 @@ class Policies:
         lives = _by_name(kv.get("live", ()))
         problems: dict[str, str] = {}
         unled: list[Unled] = []
+        verdicts, self._verdicts = self._verdicts, {}
         for service in sorted(policies.keys() | self._in_force.keys()):
             policy, seen = policies.get(service), lives.get(service)
-            live = decode_live(seen.key, seen.value) if seen else None
-            if policy is None and isinstance(live, Ended):
-                del self._in_force[service]
-                continue
-            found = self._judge(service, policy, live)
-            if isinstance(found, InForce):
-                if self._in_force.get(service) != found:
+            known = verdicts.get(service)
+            if known is None or known[0] != policy or known[1] != seen:
+                known = policy, seen, self._judge(service, policy, seen)
+            self._verdicts[service] = known
+            match known[2]:
+                case InForce() as found:
                     self._in_force[service] = found
-            elif isinstance(found, Release) and policy is not None:
-                before = live if isinstance(live, Live) else None
-                unled.append(Unled(service, found, revision_of(policy.value), before, policy, seen))
-            else:
-                problems[service] = str(found)
+                case Unled() as waits:
+                    unled.append(waits)
+                case Ended():
+                    del self._in_force[service]
+                case reason:
+                    problems[service] = reason
         notes: dict[str, str] = {}
         bereft: dict[str, InForce] = {}
         if here:
@@ -127,29 +132,27 @@ class Policies:
             self._before = {}
         used = {entry.key for name in ("releases", "staged") for entry in kv.get(name, ())}
         self._read = {key: one for key, one in self._read.items() if key in used}
-        out, unreadable = drained(kv.get("drains", ()))
+        out, unreadable = self._drained(kv.get("drains", ()))
         problems.update({service: why for service, why in unreadable.items() if service not in problems})
         kept = tuple(sorted((self._in_force.keys() | bereft.keys()) - policies.keys()))
         in_force = self._in_force | self._staged
         return Standing(in_force, self._all_lists(kv.get("lists", ())), problems, tuple(unled), out, notes, kept)
 
-    def _judge(
-        self, service: str, policy: Entry | None, live: Live | Ended | Unreadable | None
-    ) -> InForce | Release | str:
-        """What shall be in force; or the policy that waits for its live record; or what is wrong."""
+    def _judge(self, service: str, policy: Entry | None, seen: Entry | None) -> _Verdict:
+        """What a policy and the live record beside it come to."""
+        live = decode_live(seen.key, seen.value) if seen else None
         if policy is None:
-            return (
-                f"its policy is gone from Consul; what was in force stays. "
-                f"If that is meant: grayctl release delete {service}"
-            )
+            return live if isinstance(live, Ended) else _GONE.format(service=service)
         release = self._release(service, policy.key, policy.value)
         if isinstance(release, str):
             return release
         if isinstance(live, Unreadable):
             return live.reason
-        if isinstance(live, Live) and live.revision == revision_of(policy.value):
-            return InForce(release, live)
-        return release
+        revision, before = revision_of(policy.value), live if isinstance(live, Live) else None
+        if before is None or before.revision != revision:
+            return Unled(service, release, revision, before, policy, seen)
+        new, known = InForce(release, before), self._in_force.get(service)
+        return known if known == new else new
 
     def _judge_staged(
         self,
@@ -218,6 +221,11 @@ class Policies:
                 known = text, str(error)
             self._read[key] = known
         return known[1]
+
+    def _drained(self, entries: tuple[Entry, ...]) -> Drained:
+        if self._drains[0] != entries:
+            self._drains = entries, drained(entries)
+        return self._drains[1]
 
     def _all_lists(self, entries: Iterable[Entry]) -> dict[str, tuple[str, ...]]:
         """Lists by name; an unchanged one keeps its very object, so that whoever caches need not compare."""

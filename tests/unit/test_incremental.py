@@ -8,15 +8,19 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from grayctl.model.catalog import Catalog, Health, Registration
+from grayctl.model.catalog import Catalog, Entry, Health, Registration
 from grayctl.model.generation import FileSet
 from grayctl.model.identity import Derived, Renewed, differing, renewed
 from grayctl.model.plan import Known, Plan, ServicePlan
+from grayctl.model.release import Live, Slot
 from grayctl.model.tokens import Address
 from grayctl.policy import resolve as resolving
 from grayctl.policy.admission import Presence, present
 from grayctl.policy.guard import Guard
+from grayctl.policy.live import decode_live, encode_ended, encode_live, revision_of
 from grayctl.policy.resolve import Given, Limits, resolve
+from grayctl.policy.staging import Scope, Staged, encode_staged
+from grayctl.policy.standing import Here, Policies, Standing
 from grayctl.render.fileset import Dialect, Renderer
 from grayctl.render.templates import Templates
 from grayctl.settings import GuardSettings, Settings
@@ -217,3 +221,83 @@ def test_a_derived_mapping_is_made_anew_where_its_source_differs() -> None:
     assert second is first, "what comes out equal is the very mapping of last time"
     assert made == [1012]
     assert derived.of({"b": 7}) == {"b": "7"}
+
+
+POLICIES = [f"stable: v1\ntraffic: {{v2: {share}}}\n".encode() for share in (5, 10)]
+LIVES = [encode_live(Live(revision_of(text), "salt", "v1", (Slot("v2", 500),))) for text in POLICIES]
+VALUES = {
+    "releases": (*POLICIES, b"stable: [", b""),
+    "live": (*LIVES, encode_ended(), b"{}"),
+    "staged": (
+        encode_staged(Staged(Scope(), POLICIES[1], Live(revision_of(POLICIES[1]), "salt", "v1"))),
+        encode_staged(Staged(Scope({"env": "test"}), POLICIES[0], Live(revision_of(POLICIES[0]), "salt", "v1"))),
+        b"{",
+    ),
+    "drains": (b'{"instances": {}}', b"["),
+}
+
+
+def entries(values: Mapping[tuple[str, str], int]) -> dict[str, tuple[Entry, ...]]:
+    """As Consul tells them: (prefix, service) -> which of the values; -1 for none."""
+    return {
+        name: tuple(
+            Entry(key=f"grayctl/{name}/{service}", value=possible[which], modify_index=1 + which)
+            for service in ("api", "web")
+            if (which := values[name, service]) >= 0
+        )
+        for name, possible in VALUES.items()
+    }
+
+
+@given(
+    st.lists(
+        st.fixed_dictionaries(
+            {
+                (name, service): st.integers(-1, len(possible) - 1)
+                for name, possible in VALUES.items()
+                for service in ("api", "web")
+            }
+        ),
+        min_size=2,
+        max_size=6,
+    )
+)
+def test_policies_that_are_read_once_come_out_as_if_all_were_read_again(
+    steps: list[dict[tuple[str, str], int]],
+) -> None:
+    lazy, thorough, here = Policies({}), Policies({}), Here("edge-1", {})
+    for values in steps:
+        thorough._verdicts.clear()
+        thorough._read.clear()
+        assert lazy.judge(entries(values), here) == thorough.judge(entries(values), here)
+
+
+def test_one_change_of_many_policies_reads_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    read: list[str] = []
+
+    def counting(key: str, value: bytes) -> object:
+        read.append(key)
+        return decode_live(key, value)
+
+    monkeypatch.setattr("grayctl.policy.standing.decode_live", counting)
+    values = {(name, f"s{number:03}"): 0 for name in ("releases", "live") for number in range(200)}
+    policies = Policies({})
+
+    def judged() -> Standing:
+        return policies.judge(
+            {
+                name: tuple(
+                    Entry(key=f"grayctl/{name}/{service}", value=VALUES[name][which], modify_index=1 + which)
+                    for (kind, service), which in values.items()
+                    if kind == name
+                )
+                for name in ("releases", "live")
+            }
+        )
+
+    first = judged()
+    read.clear()
+    values |= {("releases", "s007"): 1, ("live", "s007"): 1}
+    second = judged()
+    assert read == ["grayctl/live/s007"]
+    assert differing(second.in_force, first.in_force) == {"s007"}
