@@ -31,12 +31,15 @@ from grayctl.consul.wake import Nobody, Wake, WatchObserver, WatchState
 from grayctl.errors import ConsulError
 from grayctl.model.catalog import Catalog, Entry, Registration
 from grayctl.model.identity import Renewed, renewed
+from grayctl.policy.live import is_half
 from grayctl.settings import Settings
 
 Service = Poll[tuple[Registration, ...]]
 
 _STATES = ("critical", "warning")
 _TRIGGERS = len(_STATES) + 1
+_PAIR = ("releases", "live")
+_PAIR_WITHIN = 0.01  # seconds; the two answers that tell of one transaction mostly come within a millisecond
 _FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
 _SPREAD = 0.5
 _JITTER = 0.1
@@ -89,6 +92,7 @@ class Watcher:
         self._began = clock()
         self._awaited: list[Poll[Any]] = [self._discovery, *self._kv.values()]
         self._complete = False
+        self._untold: frozenset[str] = frozenset()
         self._published: Mapping[str, tuple[Registration, ...]] = Renewed()
 
     @property
@@ -146,11 +150,23 @@ class Watcher:
             reply = await self._client.kv(kv_query(self._prefix, name), index=index, wait=wait)
             return Reply(reply.index, kv_entries(self._prefix, name, reply.value))
 
-        changed = frozenset({f"kv:{name}"})
         prepare = self._before_unstaging if name == "staged" else None
-        return self._poll(
-            f"kv {name}", ask, lambda: self._tell(changed, f"{name} changed in KV"), rights=key_rights, prepare=prepare
-        )
+        return self._poll(f"kv {name}", ask, lambda: self._told(name), rights=key_rights, prepare=prepare)
+
+    def _told(self, name: str) -> None:
+        """Publish what a KV name holds now; half of a pair, which changes nothing that is served, waits for the other.
+
+        Else the one that Consul answers first is converged alone, and the other comes into force that much later.
+        """
+        self._untold |= {f"kv:{name}"}
+        if name in _PAIR and self._complete and is_half(*(self._kv[one].memory.value or () for one in _PAIR)):
+            self._group.create_task(self._tell_soon(f"{name} changed in KV"))
+        else:
+            self._tell(frozenset(), f"{name} changed in KV")
+
+    async def _tell_soon(self, cause: str) -> None:
+        await self._sleep(_PAIR_WITHIN)
+        self._tell(frozenset(), cause)
 
     async def _before_unstaging(self, entries: tuple[Entry, ...]) -> None:
         """What is staged no more may have become the release, in one transaction: the release is published first.
@@ -160,7 +176,7 @@ class Watcher:
         memory = self._kv["staged"].memory
         staged = {entry.key for entry in memory.value or ()}
         if not memory.known or not staged <= {entry.key for entry in entries}:
-            for name in ("releases", "live"):
+            for name in _PAIR:
                 await self._kv[name].catch_up()
 
     def _service_poll(self, name: str) -> Service:
@@ -278,6 +294,7 @@ class Watcher:
     # ------------------------------------------------------------ publishing
 
     def _tell(self, changed: frozenset[str], cause: str) -> None:
+        changed, self._untold = changed | self._untold, frozenset()
         if not self._complete:
             while self._awaited and self._awaited[-1].memory.known:
                 self._awaited.pop()

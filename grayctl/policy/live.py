@@ -6,12 +6,14 @@ for the salt; the record of a revision is therefore written once, by check-and-s
 """
 
 import hashlib
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from operator import attrgetter
 from typing import Annotated
 
 import msgspec
 
+from grayctl.model.catalog import Entry
 from grayctl.model.release import HUNDRED_PERCENT, Live, Release, Ring, Slot
 from grayctl.policy.slots import Shares, allot, allot_route, shares_of
 
@@ -54,6 +56,27 @@ def follow(release: Release, revision: str, before: Live | None, draw_salt: Call
             if route.shares
         ),
     )
+
+
+def is_half(policies: Sequence[Entry], lives: Sequence[Entry]) -> bool:
+    """Whether the newest of these entries is a policy without its live record, or the other way round.
+
+    The two are written in one transaction. Until both are there, what was in force stays in force.
+    """
+    newest = max((*policies, *lives), key=attrgetter("modify_index"), default=None)
+    if newest is None:
+        return False
+    policy, seen = _beside(newest, policies), _beside(newest, lives)
+    live = decode_live(seen.key, seen.value) if seen else None
+    if isinstance(live, Live):
+        return policy is None or live.revision != revision_of(policy.value)
+    return policy is not None
+
+
+def _beside(newest: Entry, entries: Sequence[Entry]) -> Entry | None:
+    """The same service's."""
+    _, slash, service = newest.key.rpartition("/")
+    return next((one for one in entries if one.key.endswith(slash + service)), None)
 
 
 def _given(shares: Shares) -> bool:

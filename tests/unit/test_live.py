@@ -10,8 +10,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from grayctl.model.catalog import Entry
 from grayctl.model.release import All, Live, Release, Route, Slot
-from grayctl.policy.live import Unreadable, decode_live, encode_live, follow, revision_of
+from grayctl.policy.live import Unreadable, decode_live, encode_ended, encode_live, follow, is_half, revision_of
 from grayctl.policy.slots import allot
 
 REVISION = revision_of(b"stable: v1")
@@ -187,3 +188,41 @@ def test_what_is_no_record_at_all_is_refused(value: bytes) -> None:
     assert isinstance(found, Unreadable)
     assert found.reason.startswith(f"{KEY}: this is no live record: ")
     assert found.reason.endswith("delete it, then apply the policy again")
+
+
+# ---------------------------------------------------------------- which of the two is there
+
+OLD, NEW = b"stable: v1", b"stable: v2"
+OF = {text: encode_live(Live(revision_of(text), "", "v1")) for text in (OLD, NEW)}
+
+
+def entry(value: bytes, index: int, kind: str = "releases", service: str = "shop") -> Entry:
+    return Entry(key=f"grayctl/{kind}/{service}", value=value, modify_index=index)
+
+
+def live(value: bytes, index: int, service: str = "shop") -> Entry:
+    return entry(value, index, "live", service)
+
+
+@pytest.mark.parametrize(
+    ("policies", "lives", "half"),
+    [
+        ([], [], False),
+        ([entry(OLD, 5)], [live(OF[OLD], 5)], False),
+        ([entry(NEW, 6)], [live(OF[OLD], 5)], True),
+        ([entry(OLD, 5)], [live(OF[NEW], 6)], True),
+        ([entry(NEW, 6)], [live(OF[NEW], 7)], False),  # adopted, or a step of a rollout: nothing else will come
+        ([entry(NEW, 6)], [live(b"{}", 5)], True),
+        ([entry(NEW, 6)], [], True),
+        ([], [live(OF[NEW], 6)], True),
+        ([entry(OLD, 5)], [live(encode_ended(), 6)], True),
+        ([], [live(encode_ended(), 6)], False),
+        # another service's halves are older: nobody waits for them
+        ([entry(NEW, 4, service="x-shop"), entry(OLD, 5)], [live(OF[OLD], 3, "x-shop"), live(OF[OLD], 5)], False),
+        ([entry(NEW, 6, service="x-shop"), entry(OLD, 5)], [live(OF[OLD], 3, "x-shop"), live(OF[OLD], 5)], True),
+    ],
+)
+def test_the_newest_of_policies_and_live_records_is_half_of_a_pair_or_whole(
+    policies: list[Entry], lives: list[Entry], half: object
+) -> None:
+    assert is_half(policies, lives) == half
