@@ -9,7 +9,7 @@ from itertools import count
 from grayctl.model.release import Live
 from grayctl.policy.document import read_release
 from grayctl.policy.live import encode_live, follow, revision_of
-from tests.bench.machines import VERSIONS, Stage, address
+from tests.bench.machines import VERSIONS, Stage, address, server_line
 from tests.support.consul import Consul
 
 INSTANCES = 10
@@ -139,7 +139,7 @@ class Fleet:
             "Service": self._service(service, one),
             "Check": self._check(service, one),
         }
-        line = f"server {one.address}:{self._port} weight={one.weight} "
+        line = server_line(one.address, self._port, one.weight)
         return Change(
             service,
             lambda: self._consul.call("PUT", "/v1/catalog/register", body),
@@ -155,7 +155,7 @@ class Fleet:
     def servers(self, service: str, version: str = "") -> str:
         """The `server` lines of a service, of one version where that is given, as they shall be served."""
         return "".join(
-            f"    server {one.address}:{self._port} weight={one.weight} max_fails=1 fail_timeout=10s;\n"
+            f"    {server_line(one.address, self._port, one.weight)}\n"
             for one in self.instances[service]
             if version in {"", one.version}
         )

@@ -184,7 +184,7 @@ def _instance(here: Stage, service: str, place: int, weight: int) -> list[dict[s
 def _converged(one: Contender) -> bool:
     """Both write all or nothing the first time, and nginx answers from it."""
     try:
-        return "weight=" in one.configured(one.services[-1]) and bool(one.ask(1))
+        return "server " in one.configured(one.services[-1]) and bool(one.ask(1))
     except (AssertionError, KeyError, OSError):
         return False  # nothing is written yet
 
@@ -205,7 +205,7 @@ def _change(one: Contender, here: Stage, service: str, weight: int, limit: float
     _call_until_heard(here.consul, body)
 
     def served() -> bool:
-        return f"weight={weight} " in one.configured(service) and bool(one.ask(4, "worker") - old)
+        return f" weight={weight};" in one.configured(service) and bool(one.ask(4, "worker") - old)
 
     return _until(served, began, limit)
 

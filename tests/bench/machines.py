@@ -25,7 +25,13 @@ if TYPE_CHECKING:
 WORKERS = 2
 VERSIONS = ("v1", "v2")
 _SHARED = "shared"
-_INSTANCE = "    server {{ .Address }}:{{ .Port }} weight={{ .Weights.Passing }} max_fails=1 fail_timeout=10s;\n"
+_WEIGHT = "{{ if ne .Weights.Passing 1 }} weight={{ .Weights.Passing }}{{ end }}"
+_INSTANCE = f"    server {{{{ .Address }}}}:{{{{ .Port }}}}{_WEIGHT};\n"
+
+
+def server_line(address: str, port: int, weight: int) -> str:
+    """An instance in an upstream, as all contenders write it: what nginx takes by default is left out."""
+    return f"server {address}:{port}{f' weight={weight}' if weight != 1 else ''};"
 
 
 class Backends:

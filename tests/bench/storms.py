@@ -15,7 +15,7 @@ import msgspec
 
 from grayctl.settings import ReloadSettings
 from tests.bench.load import NO_LOAD, Load, wrk
-from tests.bench.machines import ConsulTemplate, Contender, Grayctl, Stage, address, stage
+from tests.bench.machines import ConsulTemplate, Contender, Grayctl, Stage, address, server_line, stage
 from tests.bench.section import Option, Report, Section, ratio, table
 from tests.support.process import wait_until
 
@@ -27,7 +27,7 @@ _CALM = 3  # seconds of load after the last change; whoever waits, has gone by t
 _POLL, _SAMPLE = 0.001, 0.05
 _FINAL_WITHIN = 30.0
 _IN_ONE = 64  # operations that a transaction takes
-_SERVER = re.compile(r"server \S+ weight=\d+ ")
+_SERVER = re.compile(r"server [^\s;]+(?: weight=\d+)?;")
 _NODE = {"Node": "storms", "Address": "127.0.0.1"}
 _WAIT = 'wait {\n  min = "200ms"\n  max = "2s"\n}'
 
@@ -102,8 +102,8 @@ class Services:
         return {"ID": f"{service}-{number}", "Service": service} | place
 
     def server(self, number: int, weight: int = 1) -> str:
-        """How it begins in an upstream, with any tool."""
-        return f"server {address(number)}:{self._port} weight={weight} "  # as both templates write it
+        """Its line in an upstream, as both templates write it."""
+        return server_line(address(number), self._port, weight)
 
     def register(self, service: str, number: int, weight: int = 1, *, health: str = "") -> None:
         """Put an instance into the catalog, with a check where `health` is given."""

@@ -179,8 +179,12 @@ def _parsed(content: str, folder: Path) -> list[tuple[str, list[str], list[list[
 
 
 def _upstream(one: Upstream) -> tuple[str, list[str], list[list[str]]]:
-    options = [f"max_fails={one.max_fails}", f"fail_timeout={math.ceil(one.fail_timeout)}s"]
-    servers = [["server", server.address.text, f"weight={server.weight}", *options] for server in one.servers]
+    options = [f"max_fails={one.max_fails}"] if one.max_fails != 1 else []
+    options += [f"fail_timeout={math.ceil(one.fail_timeout)}s"] if one.fail_timeout != 10 else []
+    servers = [
+        ["server", server.address.text, *([f"weight={server.weight}"] if server.weight != 1 else []), *options]
+        for server in one.servers
+    ]
     key = [["hash", one.balance.key.text, "consistent"]] if one.balance.key else []
     zone = [one.name.text, one.zone] if one.zone else ["grayctl.upstreams"]
     return "upstream", [one.name.text], [["zone", *zone], *key, *servers, ["keepalive", str(one.keepalive)]]

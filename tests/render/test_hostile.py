@@ -124,9 +124,7 @@ def _compare(catalog: Catalog, plan: Plan, objects: Mapping[str, Object], model:
         assert servers == [
             [
                 server.address.text,
-                f"weight={server.weight}",
-                "max_fails=1",
-                "fail_timeout=10s",
+                *([f"weight={server.weight}"] if server.weight != 1 else []),
                 *(["backup"] if server.backup else []),
             ]
             for server in meant.servers

@@ -241,7 +241,7 @@ def test_an_offline_render_needs_neither_consul_nor_nginx(tmp_path: Path) -> Non
     config.write_text(f"state_dir = '{tmp_path}/state'\n")
     done = grayctl("--config", config, "render", "--catalog", catalog)
     assert done.returncode == 0
-    assert "server 10.0.0.1:80 weight=1" in done.stdout
+    assert "server 10.0.0.1:80;" in done.stdout
     assert "shop: b: address 'x y'" in done.stderr
     assert not (tmp_path / "state").exists()
 
