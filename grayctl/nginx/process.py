@@ -16,6 +16,8 @@ _WORKER_TITLE = "nginx: worker process"
 _LEAVING = "is shutting down"
 _STAT_START_TIME = 19  # field 22 of proc(5) stat, counted after the command's closing parenthesis
 _STAT_PARENT = 1
+_SUSPENDED, _DEAD = frozenset("Tt"), frozenset("ZX")
+_PAGE = 1 << 16
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +86,7 @@ def is_alive(master: Master) -> bool:
 def is_suspended(pid: int) -> bool:
     """Whether a signal (SIGSTOP) or a debugger stopped this process."""
     fields = _stat(pid)
-    return fields is not None and fields[0] in {"T", "t"}
+    return fields is not None and fields[0] in _SUSPENDED
 
 
 def suspended(master: Master) -> str:
@@ -113,16 +115,17 @@ def demand_reachable(master: Master | None, pid_file: Path) -> None:
 def start_time(pid: int) -> int | None:
     """A process's start time in clock ticks since boot; None when there is no such process, or it is a zombie."""
     fields = _stat(pid)
-    return None if fields is None or fields[0] in {"Z", "X"} else int(fields[_STAT_START_TIME])
+    return None if fields is None else _started(fields)
 
 
 def workers(master: Master) -> list[Worker]:
     """The workers of a master, those that are shutting down included; cache helpers are none."""
     found = []
     for pid in _children(master.pid):
-        title, start = _title(pid), start_time(pid)
-        if title.startswith(_WORKER_TITLE) and start is not None:
-            found.append(Worker(pid, start, _LEAVING in title, is_suspended(pid)))
+        title, fields = _title(pid), _stat(pid)
+        start = _started(fields) if fields else None
+        if title.startswith(_WORKER_TITLE) and fields and start is not None:
+            found.append(Worker(pid, start, _LEAVING in title, fields[0] in _SUSPENDED))
     return found
 
 
@@ -186,7 +189,7 @@ def _conf_of(command: str, facts: Facts) -> Path:
 
 def _children(pid: int) -> list[int]:
     try:
-        listed = (_PROC / f"{pid}/task/{pid}/children").read_text(encoding="ascii")
+        listed = _read(f"{pid}/task/{pid}/children")
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or no such process
         return [
             int(entry.name)
@@ -198,16 +201,36 @@ def _children(pid: int) -> list[int]:
     return [int(child) for child in listed.split()]
 
 
+def _started(fields: list[str]) -> int | None:
+    return None if fields[0] in _DEAD else int(fields[_STAT_START_TIME])
+
+
+def _read(name: str) -> str:
+    """A file below /proc, whole. A proof reads dozens of them, and pathlib takes three times as long.
+
+    Raises:
+        OSError: there is no such process, or no such file.
+    """
+    content = b""
+    descriptor = os.open(f"{_PROC}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        while chunk := os.read(descriptor, _PAGE):
+            content += chunk
+    finally:
+        os.close(descriptor)
+    return content.decode("utf-8", "replace")
+
+
 def _stat(pid: int) -> list[str] | None:
     try:
-        return (_PROC / f"{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(") ")[2].split()
+        return _read(f"{pid}/stat").rpartition(") ")[2].split()
     except OSError:
         return None
 
 
 def _title(pid: int) -> str:
     try:
-        return (_PROC / f"{pid}/cmdline").read_text(encoding="utf-8", errors="replace").replace("\0", " ").strip()
+        return _read(f"{pid}/cmdline").replace("\0", " ").strip()
     except OSError:
         return ""
 
