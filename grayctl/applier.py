@@ -4,7 +4,7 @@ import asyncio
 import contextlib
 import time
 import uuid
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
@@ -16,8 +16,9 @@ from grayctl.consul.wake import Wake
 from grayctl.converge import Wanted
 from grayctl.errors import NginxError, StateError, TemplateError
 from grayctl.metrics import Metrics, outcome_name
+from grayctl.model.identity import Renewed, differing, kept, renewed
 from grayctl.model.outcome import Applied, Held, Outcome, Rejected, RolledBack, Unchanged
-from grayctl.model.plan import Plan
+from grayctl.model.plan import Plan, ServicePlan
 from grayctl.pace import Pace
 from grayctl.policy.standing import Unled, written
 from grayctl.quarantine import Ward
@@ -78,7 +79,9 @@ class Applier:
         self._cause = "retry"
         self._told: dict[str, str] = {}
         self._hold: Hold | None = None
-        self._released: dict[str, str] = {}
+        self._released: Mapping[str, str] = Renewed()
+        self._served: Mapping[str, ServicePlan] = Renewed()
+        self._held: frozenset[str] = frozenset()
         self._flappers: frozenset[Instance] = frozenset()
         self.crowd = self._crowded = ""
 
@@ -269,11 +272,10 @@ class Applier:
         else:
             self._retry_at, self._retry_delay = None, RETRY_FIRST
         self._metrics.record(outcome, waited, total)
-        if self.parts is not None and self.parts.converger.plan is not None:
-            if isinstance(outcome, Applied | Unchanged):
-                self.drained = self._without(self.parts.converger.plan)
+        plan = self.parts.converger.plan if self.parts else None
+        if self.parts is not None and plan is not None:
             problems = len(self.parts.converger.standing.problems)
-            self._metrics.describe(self.parts.converger.plan, len(self.ward.cases), problems)
+            self._metrics.describe(plan, len(self.ward.cases), problems)
         if outcome != self.last and not isinstance(outcome, Unchanged):
             level = self._log.info if isinstance(outcome, Applied) else self._log.warning
             level(outcome_name(outcome), cause=cause, seconds=round(total, 4), **fields(outcome))
@@ -281,7 +283,8 @@ class Applier:
         self.first.set()
         self.tell_systemd()
         self._tell_quarantine()
-        self._tell_releases()
+        if plan is not None and isinstance(outcome, Applied | Unchanged):
+            self._tell_served(plan)
         self._tell_hold()
         self._tell_flappers()
         if self.parts is not None:
@@ -292,10 +295,6 @@ class Applier:
         waits = "waiting for a complete catalog from Consul" if self.parts else f"cannot begin: {self.blocked}"
         now = summary(self.last) if self.last else waits
         systemd.notify(STATUS=f"{now}; {self.caveat}" if self.caveat else now)
-
-    def _without(self, plan: Plan) -> dict[str, tuple[str, ...]]:
-        held = self.ward.cases
-        return {name: one.drained for name, one in plan.services.items() if one.drained and name not in held}
 
     def _tell_quarantine(self) -> None:
         """One event for each service that entered or left quarantine."""
@@ -308,23 +307,28 @@ class Applier:
             self._log.info("quarantine_left", service=service)
         self._told = reasons
 
-    def _tell_releases(self) -> None:
-        """One event for each revision of a policy that came into force, so that history can be checked against logs."""
-        plan = self.parts.converger.plan if self.parts else None
-        if plan is None or self.catalog is None or not isinstance(self.last, Applied | Unchanged):
-            return
-        served = {
-            name: one.compiled.in_force.live.revision
-            for name, one in plan.services.items()
-            if one.compiled and one.compiled.in_force.live.revision and name not in self.ward.cases
-        }
-        new = {service: revision for service, revision in served.items() if self._released.get(service) != revision}
-        indexes = written(self.catalog.kv, new) if new else {}
+    def _tell_served(self, plan: Plan) -> None:
+        """Remember what is served without drained instances, and by which revision of a policy.
+
+        One event for each revision that came into force, so that history can be checked against logs.
+        """
+        held = frozenset(self.ward.cases)
+        stale = differing(plan.services, self._served) | (held ^ self._held)
+        self._served, self._held = plan.services, held
+        there = {name: plan.services[name] for name in stale if name in plan.services and name not in held}
+        others = {name: ids for name, ids in self.drained.items() if name not in stale}
+        self.drained = others | {name: one.drained for name, one in there.items() if one.drained}
+        before = self._released
+        revisions = {name: one.compiled.in_force.live.revision for name, one in there.items() if one.compiled}
+        now = {name: kept(before, name, revision) for name, revision in revisions.items() if revision}
+        self._released = renewed(before, stale, now)
+        told = differing(self._released, before)
+        new = {name: self._released[name] for name in sorted(told) if name in self._released}
+        indexes = written(self.catalog.kv, new) if new and self.catalog else {}
         for service, revision in new.items():
             self._log.info("release_served", service=service, revision=revision, index=indexes.get(service))
-        for service in self._released.keys() - served.keys():
+        for service in sorted(told - new.keys()):
             self._log.info("release_left", service=service)
-        self._released = served
 
     def _tell_hold(self) -> None:
         """One event when a disappearance begins to be held, and one when it ends."""

@@ -1,6 +1,6 @@
 """Prometheus metrics: what is counted and timed, under Prometheus's naming."""
 
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from prometheus_client import (
     CollectorRegistry,
@@ -14,8 +14,12 @@ from prometheus_client import (
 from prometheus_client.exposition import CONTENT_TYPE_LATEST
 
 from grayctl import __version__
+from grayctl.model.identity import Renewed, differing
 from grayctl.model.outcome import Applied, Held, HeldBy, Outcome, Rejected, RolledBack, Unchanged
-from grayctl.model.plan import Plan, Serving
+from grayctl.model.plan import Plan, ServicePlan, Serving
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 _FAST = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 CONTENT_TYPE = CONTENT_TYPE_LATEST
@@ -86,6 +90,9 @@ class Metrics:
         self.proven = gauge("grayctl_generation_proven", "1 when nginx has answered the generation that stands.")
         self.quarantined = gauge("grayctl_quarantined_services", "Services that stay at their last good object.")
         self.services = gauge("grayctl_services", "Services published, by where their servers come from.", "serving")
+        for serving in Serving:
+            self.services.labels(serving)
+        self._described: Mapping[str, ServicePlan] = Renewed()
         self.dropped = gauge("grayctl_dropped_instances", "Instances dropped for their registration.", "service")
         self.releases = gauge("grayctl_releases", "Services that a release decides for.")
         self.release_problems = gauge("grayctl_release_problems", "Releases in Consul that are not the ones in force.")
@@ -142,23 +149,34 @@ class Metrics:
         """Set what the Plan says."""
         self.quarantined.set(quarantined)
         self.release_problems.set(release_problems)
-        released = [one.compiled for one in plan.services.values() if one.compiled]
-        self.releases.set(len(released))
-        self.fallback.clear()
-        for one in released:
-            for version in one.fallback:
-                self.fallback.labels(one.in_force.release.service, version).set(1)
-        servings = [one.serving for one in plan.services.values()]
-        for serving in Serving:
-            self.services.labels(serving).set(servings.count(serving))
-        self.dropped.clear()
-        self.guarded.clear()
-        for service, planned in plan.services.items():
-            if planned.guarded:
-                self.guarded.labels(service).set(len(planned.guarded))
-            dropped = {finding.instance for finding in planned.findings if finding.dropped}
-            if dropped:
-                self.dropped.labels(service).set(len(dropped))
+        before, self._described = self._described, plan.services
+        for service in differing(plan.services, before):
+            if service in before:
+                self._count_out(before[service])
+            if service in plan.services:
+                self._count_in(plan.services[service])
+
+    def _count_in(self, one: ServicePlan) -> None:
+        self.services.labels(one.serving).inc()
+        if one.compiled:
+            self.releases.inc()
+            for version in one.compiled.fallback:
+                self.fallback.labels(one.service, version).set(1)
+        if one.guarded:
+            self.guarded.labels(one.service).set(len(one.guarded))
+        if dropped := {finding.instance for finding in one.findings if finding.dropped}:
+            self.dropped.labels(one.service).set(len(dropped))
+
+    def _count_out(self, one: ServicePlan) -> None:
+        self.services.labels(one.serving).dec()
+        if one.compiled:
+            self.releases.dec()
+            for version in one.compiled.fallback:
+                self.fallback.remove(one.service, version)
+        if one.guarded:
+            self.guarded.remove(one.service)
+        if any(finding.dropped for finding in one.findings):
+            self.dropped.remove(one.service)
 
     def exposition(self) -> bytes:
         """The text that Prometheus scrapes."""

@@ -4,18 +4,24 @@ Whoever makes nothing anew for what stayed as it was lets everybody after him sk
 with none at all where one mapping was `renewed` from the other, since it remembers what it renewed.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, ItemsView, Iterator, Mapping, ValuesView
 from collections.abc import Set as AbstractSet
 from itertools import count
-from typing import Generic, TypeVar
+from typing import Any, Generic, TypeVar, cast
 
 _Value = TypeVar("_Value")
 _From = TypeVar("_From")
 _edition = count()
 
 
-class Renewed(dict[str, _Value]):
+class Renewed(Mapping[str, _Value]):
     """A mapping that nobody changes, and what it has otherwise than the one that it was renewed from.
+
+    It shares what both have alike with the other, so that renewing costs the root of the number of names and not the
+    number; who goes through all of it pays for a copy, once.
+
+    Args:
+        values: none of them None.
 
     Attributes:
         edition: its own number.
@@ -23,14 +29,64 @@ class Renewed(dict[str, _Value]):
         stale: the names that are new or gone, or whose value is another object than in the other.
     """
 
-    __slots__ = ("base", "edition", "stale")
+    __slots__ = ("_other", "_shared", "_size", "base", "edition", "stale")
 
-    def __init__(
-        self, values: Mapping[str, _Value] | None = None, *, base: int = -1, stale: AbstractSet[str] = frozenset()
-    ) -> None:
-        super().__init__(values or {})
+    def __init__(self, values: Mapping[str, _Value] | None = None) -> None:
+        self._shared: Mapping[str, _Value] = dict(values or {})
+        self._other: dict[str, _Value | None] = {}  # than what is shared; None for what is gone
+        self._size = len(self._shared)
         self.edition = next(_edition)
-        self.base, self.stale = base, stale
+        self.base, self.stale = -1, frozenset[str]()
+
+    def renew(self, fresh: Mapping[str, _Value], gone: AbstractSet[str]) -> "Renewed[_Value]":
+        """The same with what is `fresh`, without what is `gone`, which is in here."""
+        found = Renewed[_Value]()
+        found._shared = self._shared
+        found._other = {**self._other, **fresh, **dict.fromkeys(gone)}
+        found._size = self._size + sum(name not in self for name in fresh) - len(gone)
+        found.base, found.stale = self.edition, frozenset(fresh) | gone
+        if len(found._other) ** 2 > found._size:
+            found._whole()
+        return found
+
+    def _whole(self) -> Mapping[str, _Value]:
+        """All of it in one dict."""
+        if self._other:
+            both = {**self._shared, **self._other}
+            self._shared = {name: one for name, one in both.items() if one is not None}
+            self._other = {}
+        return self._shared
+
+    # `_whole` may run in another thread at any time: whoever has read `_other` before `_shared` sees one state
+
+    def __getitem__(self, name: str) -> _Value:
+        found = self.get(name)
+        if found is None:
+            raise KeyError(name)
+        return cast("_Value", found)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        """As any mapping's."""
+        other = self._other
+        found = other[name] if name in other else self._shared.get(name)
+        return default if found is None else found
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self.get(name) is not None
+
+    def __len__(self) -> int:
+        return self._size
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._whole())
+
+    def items(self) -> ItemsView[str, _Value]:
+        """As any mapping's."""
+        return self._whole().items()
+
+    def values(self) -> ValuesView[_Value]:
+        """As any mapping's."""
+        return self._whole().values()
 
 
 def differing(now: Mapping[str, object], then: Mapping[str, object]) -> AbstractSet[str]:
@@ -47,19 +103,13 @@ def differing(now: Mapping[str, object], then: Mapping[str, object]) -> Abstract
 def renewed(then: Mapping[str, _Value], stale: AbstractSet[str], made: Mapping[str, _Value]) -> Mapping[str, _Value]:
     """`then` without what is stale, and what was made instead.
 
-    A value that was replaced keeps its place, new ones follow by name. When nothing is stale after all, the result is
-    `then` itself.
+    When nothing is stale after all, the result is `then` itself.
     """
-    fresh = {name: made[name] for name in sorted(made) if then.get(name) is not made[name]}
+    fresh = {name: made[name] for name in made if then.get(name) is not made[name]}
     gone = {name for name in stale if name not in made and name in then}
     if not fresh and not gone and isinstance(then, Renewed):
         return then
-    base = then.edition if isinstance(then, Renewed) else -1
-    found = Renewed(then, base=base, stale=frozenset(fresh) | gone)
-    found.update(fresh)
-    for name in gone:
-        del found[name]
-    return found
+    return (then if isinstance(then, Renewed) else Renewed(then)).renew(fresh, gone)
 
 
 def kept(then: Mapping[str, _Value], name: str, made: _Value) -> _Value:

@@ -109,7 +109,7 @@ class Writer:
             self._write_snippets(contents)
         manifest = msgspec.structs.replace(
             manifest,
-            objects=contents.filenames,
+            objects=dict(contents.filenames.items()),
             snippets=contents.snippets,
             files={name: content_sha(text) for name, text in entries.items()},
         )

@@ -3,7 +3,7 @@
 import hashlib
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import takewhile
 from operator import attrgetter
 
@@ -30,6 +30,9 @@ _ZONE_SMALLEST, _ZONE_PER_SERVER = 256, 2  # KiB; measured: half a KiB a server,
 # As service.conf.j2 writes a variable that has one value, and an upstream; what is written otherwise is not guessed at.
 _CONSTANT = re.compile(r'^split_clients "" \$(\w+) \{ \* "?([A-Za-z0-9_.+-]{1,255})"?; \}$', re.MULTILINE)
 _UPSTREAM = re.compile(r"^\s*upstream\s+([A-Za-z0-9_.+-]+)\s*\{", re.MULTILINE)
+# Stands for the includes while the entry templates are rendered
+_INCLUDES = Markup("@includes@")
+_MODULUS = 1 << 256
 _MENTION = re.compile(r"\$\{?(gray_\w+)", re.IGNORECASE)
 
 
@@ -102,11 +105,66 @@ class ObjectHeader(msgspec.Struct, frozen=True, kw_only=True):
 
 @dataclass(frozen=True, slots=True)
 class Include:
-    """The line that includes a service's object, in the entry file where it belongs; empty in the other."""
+    """The line that includes a service's object.
 
-    http: str
-    stream: str
+    Attributes:
+        is_stream: it belongs into stream.conf, not into http.conf.
+        is_released: the service has or had a policy.
+    """
+
+    line: str
+    is_stream: bool
     is_released: bool
+
+    @property
+    def number(self) -> int:
+        """The hash of all that."""
+        text = f"{self.is_stream:d}{self.is_released:d}{self.line}"
+        return int.from_bytes(hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest(), "big")
+
+    def takes_place_of(self, other: "Include | None") -> bool:
+        """Whether it can be written over the other: an object's name is as long with any hash."""
+        return (
+            other is not None
+            and len(self.line) == len(other.line)
+            and (self.is_stream, self.is_released) == (other.is_stream, other.is_released)
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """The includes as the texts of http.conf and stream.conf, and where in these each stands: releases first, by name.
+
+    Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
+    shifted between come first, so that thousands of others cost them nothing.
+    """
+
+    includes: Mapping[str, Include] = field(default_factory=dict)
+    texts: tuple[str, str] = "", ""
+    places: Mapping[str, int] = field(default_factory=dict)
+
+    def of(self, includes: Mapping[str, Include]) -> "Listed":
+        """The same of other includes; what only has another hash is written over the old."""
+        stale = differing(includes, self.includes)
+        if not all(name in includes and includes[name].takes_place_of(self.includes.get(name)) for name in stale):
+            return _listed(includes)
+        texts = list(self.texts)
+        for name in stale:
+            one, at = includes[name], self.places[name]
+            text = texts[one.is_stream]
+            texts[one.is_stream] = "".join((text[:at], one.line, text[at + len(one.line) :]))
+        return Listed(includes, (texts[0], texts[1]), self.places)
+
+
+def _listed(includes: Mapping[str, Include]) -> Listed:
+    lines: tuple[list[str], list[str]] = [], []
+    lengths = [0, 0]
+    places: dict[str, int] = {}
+    for name, one in sorted(includes.items(), key=lambda pair: (not pair[1].is_released, pair[0])):
+        places[name] = lengths[one.is_stream]
+        lines[one.is_stream].append(one.line)
+        lengths[one.is_stream] += len(one.line)
+    return Listed(includes, ("".join(lines[0]), "".join(lines[1])), places)
 
 
 class Renderer:
@@ -120,7 +178,8 @@ class Renderer:
         self._rendered: Mapping[str, Object] = Renewed()
         self._failed: Mapping[str, TemplateError] = Renewed()
         self._includes = Derived(self._include)
-        self._ordered: tuple[Mapping[str, Include], tuple[dict[str, str], dict[str, str]]] = {}, ({}, {})
+        self._listed = Listed()
+        self._summed: tuple[Mapping[str, Include], int] = {}, 0
         self._peers = Derived(attrgetter("peers"))
         self._counted: tuple[Mapping[str, int], int] = {}, 0
         self._snippets = Derived(attrgetter("included"))
@@ -146,11 +205,12 @@ class Renderer:
             TemplateError: when http.conf.j2 or stream.conf.j2 fails: then no generation can be made.
         """
         settings, dialect = self._settings, self._dialect
-        http_lines, stream_lines = self._in_order(self._includes.of(objects))
+        includes = self._includes.of(objects)
+        self._listed = self._listed.of(includes)
         host, port = listen_address(settings.nginx.marker)
         http = self._templates.render(
             HTTP,
-            includes=_written(http_lines),
+            includes=_INCLUDES,
             marker=Address(host, port),
             # the number is known only when the generation is written, and the digest must not depend on it
             generation=Note(GENERATION),
@@ -163,31 +223,26 @@ class Renderer:
             http2=dialect.http2,
             http2_directive=dialect.http2_directive,
         )
-        stream = self._templates.render(STREAM, includes=_written(stream_lines))
-        return FileSet(objects, http, stream, _sha([http, stream, self._sha_of_snippets(objects)]))
+        stream = self._templates.render(STREAM, includes=_INCLUDES)
+        digest = _sha([http, stream, f"{self._sum_of(includes):x}", self._sha_of_snippets(objects)])
+        http_lines, stream_lines = self._listed.texts
+        return FileSet(objects, http.replace(_INCLUDES, http_lines), stream.replace(_INCLUDES, stream_lines), digest)
 
     def _include(self, one: Object) -> Include:
         line = f"include {quote(Path(f'{self._settings.state_dir}/objects/{one.filename}'))};\n"
-        return Include("", line, one.is_released) if one.is_stream else Include(line, "", one.is_released)
+        return Include(line, one.is_stream, one.is_released)
 
-    def _in_order(self, includes: Mapping[str, Include]) -> tuple[dict[str, str], dict[str, str]]:
-        """The lines of http.conf and of stream.conf: releases first, then by name.
+    def _sum_of(self, includes: Mapping[str, Include]) -> int:
+        """A hash of the set of all includes: the sum of theirs, so that one that changes costs no look at the others.
 
-        Where a variable names the upstream nginx looks at one after another for each request: those that traffic is
-        shifted between come first, so that thousands of others cost them nothing.
+        Source: AdHash, in Bellare and Micciancio, A New Paradigm for Collision-free Hashing: Incrementality at Reduced
+        Cost, 1997.
         """
-        before, lines = self._ordered
-        stale = differing(includes, before)
-        same_places = all(
-            name in includes and name in before and includes[name].is_released == before[name].is_released
-            for name in stale
-        )
-        fresh = sorted(stale) if same_places else sorted(includes, key=lambda one: (not includes[one].is_released, one))
-        http = {name: includes[name].http for name in fresh}
-        stream = {name: includes[name].stream for name in fresh}
-        lines = (lines[0] | http, lines[1] | stream) if same_places else (http, stream)
-        self._ordered = includes, lines
-        return lines
+        before, total = self._summed
+        for name in differing(includes, before):
+            total += sum(sign * of[name].number for sign, of in ((1, includes), (-1, before)) if name in of)
+        self._summed = includes, total % _MODULUS
+        return self._summed[1]
 
     def _zone_size(self, objects: Mapping[str, Object]) -> Word:
         """A power of two that holds the servers of all upstreams."""
@@ -301,11 +356,6 @@ def in_force_of(objects: Mapping[str, Object]) -> dict[str, InForce]:
     """The policy that each service is served by, as its object tells."""
     headers = {service: read_header(one.content) for service, one in objects.items()}
     return {service: header.in_force for service, header in headers.items() if header and header.in_force}
-
-
-def _written(lines: Mapping[str, str]) -> Markup:
-    """What the renderer wrote itself, of tokens."""
-    return Markup("".join(lines.values()))  # noqa: S704 -- nginx's language, not HTML
 
 
 def _view(upstream: Upstream) -> UpstreamView:

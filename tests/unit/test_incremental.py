@@ -205,6 +205,41 @@ def test_a_renewed_mapping_knows_what_it_renewed_and_nothing_of_what_came_before
     assert renewed(third, {"x"}, {"c": three}) is third
 
 
+@given(
+    st.integers(0, 30),
+    st.lists(
+        st.tuples(
+            st.sets(st.integers(0, 40).map(str), max_size=3),
+            st.dictionaries(st.integers(0, 40).map(str), st.integers(0, 3), max_size=3),
+            st.booleans(),
+        ),
+        max_size=12,
+    ),
+)
+def test_a_renewed_mapping_is_the_dict_it_stands_for(
+    size: int, steps: list[tuple[set[str], dict[str, int], bool]]
+) -> None:
+    plain = {str(number): 0 for number in range(size)}
+    one: Mapping[str, int] = Renewed(plain)
+    for stale, made, walked in steps:
+        before, then = one, dict(plain)
+        one = renewed(one, stale, made)
+        plain = {name: found for name, found in plain.items() if name not in stale - made.keys()}
+        plain |= {name: made[name] for name in sorted(made)}
+        assert len(one) == len(plain)
+        for name in map(str, range(42)):
+            assert (one.get(name, -1), name in one) == (plain.get(name, -1), name in plain)
+        changed = {name for name in plain.keys() | then.keys() if plain.get(name) != then.get(name)}
+        assert differing(one, before) == changed
+        if walked:
+            assert sorted(one) == sorted(one.keys()) == sorted(plain)
+            assert sorted(one.items()) == sorted(plain.items())
+            assert sorted(one.values()) == sorted(plain.values())
+        assert before == then
+    with pytest.raises(KeyError):
+        one["41"]
+
+
 def test_a_derived_mapping_is_made_anew_where_its_source_differs() -> None:
     made: list[int] = []
 

@@ -80,6 +80,9 @@ def test_a_service_that_mended_its_registrations_leaves_the_page() -> None:
     assert sample(metrics, "grayctl_dropped_instances", service="shop") == 2
     assert sample(metrics, "grayctl_services", serving="live") == 1
     assert sample(metrics, "grayctl_quarantined_services") == 2
+    described(80, 0)
+    assert sample(metrics, "grayctl_dropped_instances", service="shop") == 1
+    assert sample(metrics, "grayctl_services", serving="live") == 1
     described(80)
     assert sample(metrics, "grayctl_dropped_instances", service="shop") is None
     described(0)
