@@ -35,8 +35,8 @@ _SHUTDOWN = "Set a shorter worker_shutdown_timeout in nginx.conf, or raise reloa
 RETRY_FIRST, RETRY_CEILING = 1.0, 10.0
 _COUNT_EVERY = 0.5  # seconds; while a change waits for old workers
 # Seconds between two looks at the disk. One costs a stat for each file that nginx reads: with thousands the looks
-# are fewer, so that they take a thousandth of the time; yet one comes every minute.
-_DRIFT_EVERY, _DRIFT_REST, _DRIFT_WITHIN = 5.0, 1000.0, 60.0
+# are fewer, so that they take less than a thousandth of the time; yet one comes every minute.
+_DRIFT_EVERY, _DRIFT_REST, _DRIFT_WITHIN = 5.0, 4000.0, 60.0
 
 
 class Applier:
@@ -46,6 +46,7 @@ class Applier:
         reload: how often.
         brake: whether anything may change.
         metrics: who counts.
+        recorded: called after each outcome.
 
     Attributes:
         parts: what converges; None while it could not be put together, and `blocked` says why.
@@ -58,7 +59,9 @@ class Applier:
         busy: held while a change is under way; whoever else moves nginx takes it.
     """
 
-    def __init__(self, reload: ReloadSettings, brake: Brake, metrics: Metrics) -> None:
+    def __init__(
+        self, reload: ReloadSettings, brake: Brake, metrics: Metrics, *, recorded: Callable[[], None] = lambda: None
+    ) -> None:
         self.parts: Parts | None = None
         self.blocked = "starting"
         self.catalog: Catalog | None = None
@@ -69,6 +72,7 @@ class Applier:
         self.busy = asyncio.Lock()
         self._brake = brake
         self._metrics = metrics
+        self._recorded = recorded
         self._log = log.get("daemon")
         self._wake: Wake | None = None
         self._reload = reload
@@ -289,6 +293,7 @@ class Applier:
         self._tell_flappers()
         if self.parts is not None:
             self.parts.site.stand_by()
+        self._recorded()
 
     def tell_systemd(self) -> None:
         """Say in STATUS what the last change came to, or what it waits for, and what is wrong beside."""

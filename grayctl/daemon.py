@@ -60,8 +60,9 @@ class Daemon:
         self._metrics = Metrics()
         self._brake = Brake(self._state_dir)
         self._started = time.time()
-        self._applier = Applier(settings.reload, self._brake, self._metrics)
-        self._stop = asyncio.Event()
+        self._applier = Applier(settings.reload, self._brake, self._metrics, recorded=self._recorded)
+        self._policy_keys = tuple(sorted(known_keys()))
+        self._stop, self._heard_otherwise = asyncio.Event(), asyncio.Event()
         self._watcher: Watcher | None = None
         self._reporter: Reporter | None = None
         self._adopter: Adopter | None = None
@@ -175,19 +176,19 @@ class Daemon:
     async def _watch(self) -> None:
         """Hear from Consul; start over with the new settings whenever they were re-read."""
         while True:
+            self._heard_otherwise.clear()
             settings = self._settings
             observer = ConsulObserver(self._metrics)
             async with ConsulClient(settings.consul, connections=settings.watch.max_long_polls) as client:
                 self._watcher = Watcher(client, settings, self._applier.heard, observer=observer)
                 self._reporter = Reporter(client, self._node_report)
                 self._adopter = Adopter(client, settings.node, self._applier.unled)
-                works = [asyncio.create_task(one.run()) for one in (self._watcher, self._reporter, self._adopter)]
+                runs = (self._watcher.run(), self._reporter.run(), self._adopter.run(), self._heard_otherwise.wait())
+                works = [asyncio.ensure_future(one) for one in runs]
                 try:
-                    while _heard_alike(settings, self._settings) and not any(one.done() for one in works):
-                        await asyncio.wait(works, timeout=1.0, return_when=asyncio.FIRST_COMPLETED)
-                    for ended in works:
-                        if ended.done():
-                            ended.result()
+                    ended, _ = await asyncio.wait(works, return_when=asyncio.FIRST_COMPLETED)
+                    for one in ended:
+                        one.result()
                 finally:
                     for one in works:
                         one.cancel()
@@ -197,17 +198,28 @@ class Daemon:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
         while True:
             await asyncio.sleep(_NOTICE_EVERY)
-            parts = self._applier.parts
-            if parts is None or self._applier.busy.locked():
+            if self._applier.busy.locked():
                 continue
-            async with self._applier.busy:
-                try:
-                    noticed = await parts.site.notice()
-                except (StateError, NginxError, OSError) as error:
-                    self._log.warning("nginx_unknown", error=str(error))
-                    continue
-            if noticed is not None:
-                self._log.info("nginx_noticed", **noticed.event())
+            if (parts := self._applier.parts) is not None:
+                await self._notice(parts)
+            if self._reporter is not None:
+                self._reporter.look()  # nobody announces the end of an old worker, or of a freeze, either
+
+    async def _notice(self, parts: Parts) -> None:
+        async with self._applier.busy:
+            try:
+                noticed = await parts.site.notice()
+            except (StateError, NginxError, OSError) as error:
+                self._log.warning("nginx_unknown", error=str(error))
+                return
+        if noticed is not None:
+            self._log.info("nginx_noticed", **noticed.event())
+
+    def _recorded(self) -> None:
+        """A change has come to its outcome: what waits for that, or tells of it, need not look again and again."""
+        if self._reporter is not None and self._adopter is not None:
+            self._reporter.look()
+            self._adopter.look()
 
     async def _feed_watchdog(self) -> None:
         interval = systemd.watchdog_interval()
@@ -241,8 +253,11 @@ class Daemon:
                 self._log.warning("needs_restart", setting=key)
         self._metrics.reread.set(1)
         self._applier.caveat = ""
-        self._log.info("reread", watch="goes on" if _heard_alike(settings, self._settings) else "starts over")
+        alike = _heard_alike(settings, self._settings)
+        self._log.info("reread", watch="goes on" if alike else "starts over")
         self._settings = settings
+        if not alike:
+            self._heard_otherwise.set()
         self._applier.repace(settings.reload)
         self._applier.ask("settings and templates were read again")
 
@@ -373,10 +388,10 @@ class Daemon:
             quarantined=tuple(self._applier.ward.reasons()),
             frozen=self._brake.standing(self._applier.catalog) is not None,
             labels=self._settings.labels,
-            policy_keys=tuple(sorted(known_keys())),
+            policy_keys=self._policy_keys,
             drained=self._applier.drained,
             kept=parts.converger.standing.kept if parts else (),
-            old_workers=parts.site.crew()[1] if parts else 0,
+            old_workers=parts.site.leaving if parts else 0,
         )
 
     def _refresh_metrics(self) -> None:

@@ -42,6 +42,10 @@ class Verdict:
     pause: float
 
 
+# A long poll came back when its wait was over: by far the most answers of a Consul in peace.
+_NOTHING_NEW = Verdict(drop=False, news=False, woke=False, calm=False, early=False, pause=0.0)
+
+
 class Memory(Generic[T]):
     """One query's memory.
 
@@ -73,6 +77,8 @@ class Memory(Generic[T]):
         woke = reply.index != self.index
         early = not woke and elapsed < wait * _EARLY
         spins = not news and self._hasty > 0
+        if not (news or woke or early or spins):
+            return _NOTHING_NEW
         pause = _growing(self._hasty)
         return Verdict(
             drop=False,

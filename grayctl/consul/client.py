@@ -5,7 +5,7 @@ check of the path. A read with `wait` is a long poll; everything else is a short
 """
 
 from collections.abc import Awaitable, Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from types import TracebackType
 from typing import Any, Generic, Self, TypeVar
@@ -254,7 +254,7 @@ class ConsulClient:
         if answer.status != faults.CONFLICT:
             self._decoded(answer, lambda body: body)
             return ()
-        return self._decoded(replace(answer, status=faults.OK), lambda body: transaction.stale(operations, body))
+        return self._decoded(answer._replace(status=faults.OK), lambda body: transaction.stale(operations, body))
 
     async def create_session(self, name: str, *, ttl: int) -> str:
         """A session that ends unless it is renewed within `ttl` seconds; keys it held stay, held by nobody."""

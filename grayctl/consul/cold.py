@@ -72,7 +72,7 @@ class Lookout(Generic[T]):
         self._sleep = sleep
         self._suspects: dict[T, None] = {}
         self._failed: dict[T, None] = {}
-        self._suspected, self._stirred = asyncio.Event(), asyncio.Event()
+        self._suspected, self._stirred, self._missed = asyncio.Event(), asyncio.Event(), asyncio.Event()
 
     def suspect(self, some: Iterable[T]) -> None:
         """These may have changed: look at them at once."""
@@ -114,6 +114,8 @@ class Lookout(Generic[T]):
 
     async def _try_again(self) -> None:
         while True:
+            await self._missed.wait()
+            self._missed.clear()
             await self._sleep(_AGAIN)
             failed, self._failed = self._failed, {}
             self.suspect(failed)
@@ -126,3 +128,4 @@ class Lookout(Generic[T]):
     async def _visit(self, one: T) -> None:
         if not await self._look(one):
             self._failed[one] = None
+            self._missed.set()

@@ -29,11 +29,14 @@ class Resolver:
         self._one = one
         self._everything = everything
         self._answers: dict[str, tuple[str, ...]] = {}
+        self._copy: dict[str, tuple[str, ...]] | None = None  # of the answers, while none is new
 
     @property
     def answers(self) -> dict[str, tuple[str, ...]]:
-        """Name -> IP addresses, sorted; empty for a name that did not resolve."""
-        return dict(self._answers)
+        """Name -> IP addresses, sorted; empty for a name that did not resolve. The same object while they stay."""
+        if self._copy is None:
+            self._copy = dict(self._answers)
+        return self._copy
 
     async def ensure(self, names: Iterable[str]) -> None:
         """Have an answer for each name; asks only for those that were never asked for."""
@@ -49,6 +52,7 @@ class Resolver:
         await self._resolve(wanted)
         for name in before.keys() - set(wanted):
             del self._answers[name]
+            self._copy = None
         return frozenset(name for name in wanted if self._answers[name] != before.get(name))
 
     async def _resolve(self, names: list[str]) -> None:
@@ -63,6 +67,7 @@ class Resolver:
         await asyncio.gather(*tasks.values(), return_exceptions=True)
         for name, task in tasks.items():
             found = None if task.cancelled() else task.result()
+            self._copy = None
             self._answers[name] = self._answers.get(name, ()) if found is None else found
 
     async def _ask(self, name: str) -> tuple[str, ...] | None:

@@ -66,6 +66,8 @@ class Places(Generic[T]):
 
     def _changed_after(self, one: T, busy: Callable[[T], bool]) -> T | None:
         """The cold one that changed last, if that was after `one` did."""
+        if not self.cold:
+            return None
         for other in reversed(self._changed):
             if other == one:
                 return None

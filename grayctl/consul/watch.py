@@ -41,8 +41,9 @@ _TRIGGERS = len(_STATES) + 1
 _PAIR = ("releases", "live")
 _PAIR_WITHIN = 0.01  # seconds; the two answers that tell of one transaction mostly come within a millisecond
 _FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
-_SPREAD = 0.5
+_SPREAD, _SPREAD_SCARCE = 0.5, 0.8
 _JITTER = 0.1
+_READ_TOGETHER = 8  # by the safety net: one after another, but without a pause, which would cost more than the answers
 
 
 class Watcher:
@@ -86,6 +87,7 @@ class Watcher:
         self._kv = {name: self._kv_poll(name) for name in KV_NAMES}
         self._triggers = [self._state_poll(name) for name in _STATES] + [self._nodes_poll()]
         self._services: dict[str, Service] = {}
+        self._listed: dict[str, tuple[str, ...]] = {}  # what was discovered last
         self._running: dict[Poll[Any], asyncio.Task[None]] = {}
         self._places: Places[Service] = Places(settings.watch.max_long_polls - 1 - len(self._kv) - _TRIGGERS)
         self._lookout = Lookout(self._look, self._sift, lambda: self._places.cold, clock=clock, sleep=sleep)
@@ -126,7 +128,7 @@ class Watcher:
         more = {"wait": self._wait, "lacks": self._client.lacks} | more
         return Poll(name, ask, self._line, stored=stored, **more)
 
-    def _wait(self) -> float:
+    def _wait(self, *, scarce: bool = False) -> float:
         """How long Consul may hold a long poll: no longer than the watcher is old.
 
         What is abandoned keeps its connection at the agent until its wait ends (FACTS). So a daemon that crashes
@@ -135,15 +137,14 @@ class Watcher:
         """
         age = self._line.clock() - self._began
         young = max(_FIRST_WAIT, len(self._running) / _RETURNS, age)
-        if young >= self._watch.wait:
-            return min(self._watch.wait, self._watch.full_reread)
-        # short ones come back often: not all in one second, as what is asked together would
-        return young * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
+        if young < self._watch.wait:  # short ones come back often: not all at one time, as what is asked together would
+            return young * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
+        wait = min(self._watch.wait, self._watch.full_reread)
+        return wait * random.uniform(_SPREAD_SCARCE, 1.0) if scarce else wait  # noqa: S311 -- the same
 
     def _service_wait(self) -> float:
         """Spread where places are scarce, so that there is always one that comes back soon and may give way."""
-        spread = random.uniform(_SPREAD, 1.0) if self._places.cold else 1.0  # noqa: S311 -- spreads load, guards nothing
-        return self._wait() * spread
+        return self._wait(scarce=bool(self._places.cold))
 
     def _kv_poll(self, name: str) -> Poll[tuple[Entry, ...]]:
         async def ask(*, index: int | None = None, wait: float | None = None) -> Reply[tuple[Entry, ...]]:
@@ -232,11 +233,14 @@ class Watcher:
     # ------------------------------------------------------------ services come and go
 
     def _discovered(self) -> None:
-        """The list of services changed: adopt what is new, let go of what is gone."""
+        """The list of services changed: adopt what is new, let go of what is gone. All others are only compared."""
         listed = self._discovery.memory.value or {}
-        for name in sorted(wanted_services(listed, self._watch) - self._services.keys()):
+        changed = {name for name, _ in listed.items() ^ self._listed.items()}
+        there = {name: listed[name] for name in changed & listed.keys()}
+        self._listed = listed
+        for name in sorted(wanted_services(there, self._watch) - self._services.keys()):
             self._adopt(name)
-        gone = frozenset(name for name in tuple(self._services) if self._let_go(name))
+        gone = frozenset(name for name in changed & self._services.keys() if self._let_go(name))
         self._tell(gone, "the list of services changed")
 
     def _adopt(self, name: str) -> None:
@@ -366,15 +370,16 @@ class Watcher:
     async def _reread(self) -> None:
         """The safety net: every few minutes all cold services once more, should a wake ever have been lost.
 
-        One after another, spread over the time, so that it is no storm however many there are. Long polls need
+        A few at a time, spread over the time, so that it is no storm however many there are. Long polls need
         none: each comes back with everything when its wait is over, and one that does not is given up.
         """
         while True:
             cold = tuple(self._places.cold)
-            pause = self._watch.full_reread / max(1, len(cold))
-            for poll in cold or (None,):
+            goes = [cold[at : at + _READ_TOGETHER] for at in range(0, len(cold), _READ_TOGETHER)] or [()]
+            for some in goes:
+                pause = self._watch.full_reread / len(goes)
                 await self._sleep(pause * random.uniform(1 - _JITTER, 1 + _JITTER))  # noqa: S311 -- spreads load, guards nothing
-                if poll is not None:
+                for poll in some:
                     await self._look(poll)
             await self._refresh_names()
 

@@ -6,6 +6,7 @@ written by check-and-set: whoever is first wins and all follow, so nobody has to
 """
 
 import asyncio
+import contextlib
 import random
 import secrets
 import time
@@ -20,7 +21,7 @@ from grayctl.model.history import Act, Action
 from grayctl.policy.live import follow
 from grayctl.policy.standing import Unled
 
-_LOOK_EVERY = 0.25
+_LOOK_EVERY = 0.25  # while one waits
 _AT_LEAST, _AT_MOST = 0.25, 2.0  # seconds: the nodes of a fleet do not all ask at once
 _AGAIN = 10.0
 
@@ -47,13 +48,17 @@ class Adopter:
         self._node = node
         self._waiting = waiting
         self._due: dict[tuple[str, str], float] = {}
+        self._stirred = asyncio.Event()
         self._log = log.get("fleet")
         self.trouble: dict[str, str] = {}
+
+    def look(self) -> None:
+        """Other policies may wait now."""
+        self._stirred.set()
 
     async def run(self) -> None:
         """Adopt until cancelled. No fault of Consul ends this."""
         while True:
-            await asyncio.sleep(_LOOK_EVERY)
             waiting = {(one.service, one.revision): one for one in self._waiting()}
             now = asyncio.get_running_loop().time()
             self._due = {key: due for key, due in self._due.items() if key in waiting}
@@ -65,6 +70,10 @@ class Adopter:
                 if now >= self._due.setdefault(key, now + jitter):
                     self._due[key] = now + _AGAIN
                     await self._adopt(one)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(_LOOK_EVERY if waiting else None):
+                    await self._stirred.wait()
+            self._stirred.clear()
 
     async def _adopt(self, one: Unled) -> None:
         live = follow(one.release, one.revision, one.before, draw_salt)

@@ -5,6 +5,7 @@ outlives it, since nginx goes on serving without us (consul.io/docs/dynamic-app-
 """
 
 import asyncio
+import contextlib
 import re
 import uuid
 from collections.abc import Callable
@@ -19,8 +20,7 @@ from grayctl.nginx.disk import explained, write_file
 
 SESSION_TTL = 15  # seconds; Consul takes 10 at least, and lets up to twice as many pass
 _RENEW_EVERY = 5.0
-_LOOK_EVERY = 1.0
-_AGAIN, _DENIED_AGAIN = 5.0, 60.0
+_REST, _AGAIN, _DENIED_AGAIN = 1.0, 5.0, 60.0
 _ID_FILE = "node-id"
 _ID = re.compile(r"[0-9a-f]{32}\Z")
 
@@ -45,7 +45,7 @@ class Reporter:
 
     Args:
         client: open.
-        report: what there is to tell now; asked once a second.
+        report: what there is to tell now.
 
     Attributes:
         trouble: why the report is not in Consul; empty when it is.
@@ -57,34 +57,47 @@ class Reporter:
         self._session = ""
         self._renew_at = 0.0
         self._told: NodeReport | None = None
+        self._news = asyncio.Event()
         self._log = log.get("fleet")
         self.trouble = ""
+
+    def look(self) -> None:
+        """The report may be another one now: tell it if it is."""
+        if self._report() != self._told:
+            self._news.set()
 
     async def run(self) -> None:
         """Report until cancelled. No fault of Consul ends this."""
         try:
-            pause = 0.0
             while True:
-                await asyncio.sleep(pause)
-                pause = await self._attempt()
+                await asyncio.sleep(await self._attempt())
+                with contextlib.suppress(TimeoutError):
+                    async with asyncio.timeout_at(self._renew_at):
+                        await self._news.wait()
         finally:
             if self._session:
                 await self._let_go()
 
     async def _attempt(self) -> float:
-        """One round; how long to wait for the next."""
+        """One round; how long to rest after it. What could not be told stays news."""
+        self._news.clear()
         try:
-            await self._tell()
+            if await self._tell():
+                return _REST
         except ConsulDenied as error:
             self._troubled(f"{error}. Give the token `session:write` on its agent's node and `key:write` on the key")
-            return _DENIED_AGAIN
+            pause = _DENIED_AGAIN
         except ConsulError as error:
             self._told = None
             self._troubled(str(error), quietly=True)
-            return _AGAIN
-        return _LOOK_EVERY if not self.trouble else _AGAIN
+            pause = _AGAIN
+        else:
+            pause = _AGAIN if self.trouble else _REST
+        self._news.set()
+        return pause
 
-    async def _tell(self) -> None:
+    async def _tell(self) -> bool:
+        """Keep the session, and tell what is new; whether Consul has what there is to tell."""
         now = asyncio.get_running_loop().time()
         if self._session and now >= self._renew_at:
             self._renew_at = now + _RENEW_EVERY
@@ -97,6 +110,7 @@ class Reporter:
         report = self._report()
         if report != self._told and await self._write(report):
             self._told, self.trouble = report, ""
+        return report == self._told
 
     async def _write(self, report: NodeReport) -> bool:
         if await acquire_node(self._client, report, session=self._session):

@@ -247,10 +247,11 @@ class Store(Journal):
     def current_number(self) -> int | None:
         """Where `current` points; None when it points nowhere."""
         try:
-            name = (self.root / "current").readlink().name
+            name = os.readlink(f"{self.root}/current").rpartition("/")[2]  # noqa: PTH115 -- asked every second
+            there = name.isdigit() and bool(os.stat(f"{self.generations_dir}/{name}"))  # noqa: PTH116 -- the same
         except OSError:
             return None
-        return int(name) if name.isdigit() and (self.generations_dir / name).is_dir() else None
+        return int(name) if there else None
 
     def current(self) -> Manifest | None:
         """The current generation; None when there is none or it is damaged."""

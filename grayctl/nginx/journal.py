@@ -6,6 +6,7 @@ from typing import TypeVar
 import msgspec
 
 from grayctl.errors import StateError
+from grayctl.nginx.content import FileStamp, stamp_of
 from grayctl.nginx.disk import explained, sync, write_file
 
 _T = TypeVar("_T")
@@ -48,6 +49,7 @@ class Journal:
 
     def __init__(self, root: Path) -> None:
         self.root = root
+        self._state: tuple[FileStamp, State] | None = None  # as it was read last: it is asked for every second
 
     def pending(self) -> Pending | None:
         """The activation under way; None when there is none.
@@ -74,9 +76,12 @@ class Journal:
     def state(self) -> State:
         """The last proof; an unreadable record counts as none."""
         try:
-            return self._read_json("state.json", State) or State()
-        except StateError:
+            mark = stamp_of(f"{self.root}/state.json")
+            if self._state is None or self._state[0] != mark:
+                self._state = mark, self._read_json("state.json", State) or State()
+        except (StateError, OSError):
             return State()
+        return self._state[1]
 
     def set_state(self, state: State) -> None:
         """Record a proof."""

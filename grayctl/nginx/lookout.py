@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 
 from grayctl.model.generation import Manifest
 from grayctl.nginx.confirm import NotProven, Proven, ask_marker
-from grayctl.nginx.process import Master, is_alive, orphans, suspended, workers
+from grayctl.nginx.process import Master, is_alive, orphans, suspended
 
 if TYPE_CHECKING:
     from grayctl.nginx.site import Site
@@ -48,7 +48,7 @@ class Lookout:
         current = site.store.current()
         if master is None:
             return _absence(site, before)
-        alone = not workers(master)  # every worker is dead and none is respawned: only a signal brings new ones
+        alone = not any(site.crew())  # every worker is dead and none is respawned: only a signal brings new ones
         if current is None or (master == before and site.proven and not alone):
             return None
         site.orphans = []

@@ -66,6 +66,7 @@ class Site:
         self.step = on_step
         self.master: Master | None = None
         self.orphans: list[int] = []
+        self.leaving = 0  # workers of earlier generations, when they were last counted
         self._reload = reload
         self._keep = keep
         self._log = log.get("nginx")
@@ -98,8 +99,8 @@ class Site:
     def crew(self) -> tuple[int, int]:
         """How many workers serve, and how many of earlier generations still finish what they have."""
         found = workers(self.master) if self.master else ()
-        leaving = sum(worker.leaving for worker in found)
-        return len(found) - leaving, leaving
+        self.leaving = sum(worker.leaving for worker in found)
+        return len(found) - self.leaving, self.leaving
 
     @property
     def proven(self) -> bool:

@@ -51,6 +51,7 @@ async def test_a_report_is_live_while_its_daemon_is_and_stays_when_it_has_gone(c
         task = asyncio.create_task(reporter.run())
         await _until(client, REPORT)
         reports.append(msgspec.structs.replace(REPORT, generation=7, proven=True))
+        reporter.look()
         await _until(client, reports[-1])
         task.cancel()
         await asyncio.gather(task, return_exceptions=True)
