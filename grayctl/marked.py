@@ -6,6 +6,7 @@ quietly change or multiply is refused: a key that stands twice, half a character
 and U+2029, an alias inside what it names, aliases that make much out of little, and nesting deeper than `DEEPEST`.
 """
 
+import contextlib
 import json
 import re
 from collections.abc import Callable
@@ -13,12 +14,15 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 import yaml
+from yaml.composer import Composer
 from yaml.reader import ReaderError
 
 from grayctl.wording import shown
 
 DEEPEST = 50
-_MOST_NODES = 10_000  # beyond this, no more nodes than characters: only aliases can make more
+_MOST_NODES = 10_000  # beyond this, no more nodes than characters: only aliases (`*`) can make more
+# Where libyaml and PyYAML differ, or may: tabs, `!` of tags, `%` of directives, aliases, `?` of keys, `|`, and `>#`
+_DIFFERING = re.compile(r"[^\x00-\x7f]|[\t!%&*?|]|>#")
 _BREAKS = re.compile("[\x85\u2028\u2029]")
 _HALF = re.compile("[\ud800-\udfff]")
 _PLAIN_KEY = re.compile(r"[\w-]+\Z")
@@ -124,11 +128,12 @@ def _hint(error: yaml.MarkedYAMLError) -> str:
 
 def _compose(text: str, report: Report) -> Node | None:
     try:
-        root = yaml.compose(_untabbed(text), Loader=_Loader)
+        text = _untabbed(text)
+        root = _root(text)
         if root is None:
             report(Place(1, ""), "", "is empty")
             return None
-        if _size(root, {}) > max(_MOST_NODES, len(text)):
+        if "*" in text and _size(root, {}) > max(_MOST_NODES, len(text)):
             report(Place(1, ""), "", "its aliases make too much of it; write it out")
             return None
     except yaml.MarkedYAMLError as error:
@@ -142,8 +147,22 @@ def _compose(text: str, report: Report) -> Node | None:
     except (_TooDeepError, RecursionError):
         report(Place(1, ""), "", f"nested too deeply; {DEEPEST} levels are the most")
     else:
-        return _Builder(report).node(root, Place(root.start_mark.line + 1, ""), 1)
+        return _Builder(text, report).node(root, Place(root.start_mark.line + 1, ""), 1)
     return None
+
+
+def _root(text: str) -> yaml.Node | None:
+    """What PyYAML composes; scanned by libyaml, in a tenth of the time, where that is there and sure to come out alike.
+
+    Raises:
+        _TooDeepError: deeper than DEEPEST.
+        Exception: this is no YAML: see `_compose`.
+    """
+    if _QUICK is not None and not _DIFFERING.search(text):
+        # what it refuses is read again: messages are PyYAML's
+        with contextlib.suppress(yaml.YAMLError, ValueError, OverflowError, _TooDeepError):
+            return yaml.compose(text, Loader=_QUICK)
+    return yaml.compose(text, Loader=_Loader)
 
 
 def plain(node: Node) -> Any:
@@ -180,8 +199,11 @@ class _TooDeepError(Exception):
     """Deeper than DEEPEST."""
 
 
-class _Loader(yaml.SafeLoader):
-    """Stops at the depth that is refused: what PyYAML does with each level costs more than the one before."""
+class _Composer(Composer):
+    """Stops at the depth that is refused: what PyYAML does with each level costs more than the one before.
+
+    All scalars are texts, so it looks for no tags.
+    """
 
     _depth = 0
 
@@ -194,9 +216,43 @@ class _Loader(yaml.SafeLoader):
         finally:
             self._depth -= 1
 
+    def resolve(self, *_: object) -> str:
+        return ""
+
+    def descend_resolver(self, *_: object) -> None:
+        """Look for none."""
+
+    def ascend_resolver(self) -> None:
+        """Look for none."""
+
+
+class _Loader(_Composer, yaml.SafeLoader):
+    """PyYAML alone."""
+
+
+_QUICK: Any = None
+if yaml.__with_libyaml__:
+    from yaml.cyaml import CParser  # type: ignore[attr-defined]  # -- exported, but for the stub
+
+    class _Quick(_Composer, CParser):
+        """Scanned and parsed by libyaml; refuses what is left empty, whose place libyaml tells otherwise."""
+
+        def __init__(self, stream: str) -> None:
+            CParser.__init__(self, stream)
+            Composer.__init__(self)
+
+        def compose_scalar_node(self, anchor: dict[str, yaml.Node]) -> yaml.ScalarNode:
+            node = super().compose_scalar_node(anchor)
+            if not node.value and not node.style:
+                raise yaml.YAMLError
+            return node
+
+    _QUICK = _Quick
+
 
 class _Builder:
-    def __init__(self, report: Report) -> None:
+    def __init__(self, text: str, report: Report) -> None:
+        self._whole = text
         self._report = report
         self._above: list[yaml.Node] = []
 
@@ -243,19 +299,17 @@ class _Builder:
             if text.encode("utf-16") != node.value.encode("utf-16", "surrogatepass"):
                 self._report(place, "", f"{node.value!a} holds half a character; write it whole")
                 text = ""
-        return Text(text, place, bare=node.style is None and not text, origin=_origin(node))
+        return Text(text, place, bare=not node.style and not text, origin=_origin(node, self._whole))
 
 
-def _origin(node: yaml.ScalarNode) -> tuple[int, int] | None:
+def _origin(node: yaml.ScalarNode, whole: str) -> tuple[int, int] | None:
     begin, end = node.start_mark, node.end_mark
-    if begin.buffer is None:
-        return None
     if node.style == "|":
-        written = begin.buffer[begin.pointer : end.pointer].splitlines()[1:]
+        written = whole[begin.index : end.index].splitlines()[1:]
         own = node.value.splitlines()
         shifts = (len(one) - len(two) for one, two in zip(written, own, strict=False) if two)
         return begin.line + 2, next(shifts, 0) + 1
     quote = node.style in {"'", '"'}
-    if begin.buffer[begin.pointer + quote : end.pointer - quote] != node.value:
+    if whole[begin.index + quote : end.index - quote] != node.value:
         return None
     return begin.line + 1, begin.column + 1 + quote
