@@ -79,13 +79,11 @@ class Hashes:
 
     def __init__(self) -> None:
         self._seen: dict[str, dict[str, tuple[FileStamp, str]]] = {}
-        self._asked: dict[str, set[str]] = {}
 
     def of(self, folder: Path, names: Collection[str]) -> dict[str, str | None]:
         """Name -> hash of the content of each file in `folder`; None for one that is missing or unreadable."""
         place = str(folder)
         seen = self._seen.setdefault(place, {})
-        self._asked.setdefault(place, set()).update(names)
         found: dict[str, str | None] = {}
         with _relative(place) as (prefix, descriptor):
             for name in names:
@@ -100,14 +98,12 @@ class Hashes:
                     found[name] = None
         return found
 
-    def trim(self) -> None:
-        """Forget the files that nobody asked for since the last trim: most of them are gone for good."""
-        asked, self._asked = self._asked, {}
-        self._seen = {
-            place: {name: held for name, held in list(seen.items()) if name in asked[place]}
-            for place, seen in list(self._seen.items())
-            if place in asked
-        }
+    def forget(self, folder: Path, names: Collection[str] | None = None) -> None:
+        """Forget files of `folder` that are gone for good; without names all of them."""
+        if names is None:
+            self._seen.pop(str(folder), None)
+        for name in names or ():
+            self._seen.get(str(folder), {}).pop(name, None)
 
 
 @contextlib.contextmanager

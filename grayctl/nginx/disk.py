@@ -2,12 +2,13 @@
 
 import contextlib
 import errno
+import fcntl
 import os
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
 
-from grayctl.errors import StateError
+from grayctl.errors import Locked, StateError
 
 _ADVICE = {
     errno.ENOSPC: "free some space on this file system",
@@ -18,6 +19,9 @@ _ADVICE = {
     errno.EMFILE: "raise the limit of open files (LimitNOFILE= in the unit)",
     errno.EIO: "look at the kernel's log: the disk fails",
 }
+
+
+_OTHERS_MAY_WRITE = 0o022
 
 
 @contextlib.contextmanager
@@ -115,3 +119,36 @@ def sync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def demand_ownership(root: Path) -> None:
+    """Refuse a state directory that others may write to: what stands there nginx's master runs, as root mostly.
+
+    Raises:
+        StateError: it belongs to somebody else, or its mode lets others write.
+    """
+    found = root.stat()
+    if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_MAY_WRITE:
+        raise StateError(
+            f"{root}: others than its owner may write here, and so into what nginx runs as root. "
+            f"Run: chown root {root} && chmod go-w {root}"
+        )
+
+
+def hold(descriptor: int, root: Path) -> None:
+    """Lock what `open_lock` opened, until it is closed, and write our pid into it.
+
+    Raises:
+        Locked: another grayctl holds it; the message names its pid.
+    """
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError as error:
+        pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
+        raise Locked(
+            f"{root}: grayctl with pid {pid} writes this state directory; "
+            "stop it, or use its commands, or give this one a state_dir of its own"
+        ) from error
+    with contextlib.suppress(OSError):  # full or read-only: then the lock holds as well, and names nobody
+        os.ftruncate(descriptor, 0)
+        os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)

@@ -17,7 +17,6 @@ Who writes here writes what nginx's master runs as root, so a directory that oth
 """
 
 import contextlib
-import fcntl
 import os
 import shutil
 from collections.abc import Iterator, Mapping
@@ -25,7 +24,7 @@ from pathlib import Path
 
 import msgspec
 
-from grayctl.errors import Locked, StateError
+from grayctl.errors import StateError
 from grayctl.model.generation import GENERATION, PASSES, FileSet, Manifest, Object, generation_name
 from grayctl.nginx.content import (
     FileStamp,
@@ -37,13 +36,12 @@ from grayctl.nginx.content import (
     snippet_set,
     stamp_of,
 )
-from grayctl.nginx.disk import explained, leads, open_lock, point, remove_tree, sync
+from grayctl.nginx.disk import demand_ownership, explained, hold, leads, open_lock, point, remove_tree, sync
 from grayctl.nginx.journal import Journal
 from grayctl.nginx.writer import HTTP, MANIFEST, SNIPPETS, STREAM, Writer
 
 _SERVED = "served"
 _DAMAGED_SNIPPET = "a snippet is missing or changed"
-_OTHERS_MAY_WRITE = 0o022
 # Candidates that never stood: refused ones, and those tried while looking for a culprit. So many of the newest
 # stay, to be tried again or looked at; halving thousands of services takes fewer.
 _KEEP_CANDIDATES = 20
@@ -65,8 +63,7 @@ class Store(Journal):
         self._writer = Writer(root, self._hashes)
         self._highest = -1
         self._whole: tuple[str, dict[str, str]] = "", {}  # a set of snippets that was whole, and the hashes in it
-        # the manifest that was read last, which is asked for every few seconds
-        self._newest: tuple[tuple[Path, FileStamp] | None, Manifest] = None, Manifest(number=-1, digest="")
+        self._known: dict[int, tuple[FileStamp, Manifest]] = {}  # manifests, read again only when they were touched
 
     @contextlib.contextmanager
     def opened(self) -> Iterator["Store"]:
@@ -78,10 +75,10 @@ class Store(Journal):
         """
         with explained(self.root, "make the state directory"):
             self._make_folders()
-            self._demand_ownership()
+            demand_ownership(self.root)
             descriptor = open_lock(self.root / "lock")
         try:
-            self._lock(descriptor)
+            hold(descriptor, self.root)
             with explained(self.root, "read the state directory"):
                 self._writer.doubt(self.current())
                 self._drop_unfinished()
@@ -95,27 +92,6 @@ class Store(Journal):
         self.root.mkdir(mode=0o700, parents=True, exist_ok=True)
         for folder in (self.objects_dir, self.sets_dir, self.generations_dir):
             folder.mkdir(mode=0o755, exist_ok=True)
-
-    def _demand_ownership(self) -> None:
-        found = self.root.stat()
-        if found.st_uid not in {0, os.geteuid()} or found.st_mode & _OTHERS_MAY_WRITE:
-            raise StateError(
-                f"{self.root}: others than its owner may write here, and so into what nginx runs as root. "
-                f"Run: chown root {self.root} && chmod go-w {self.root}"
-            )
-
-    def _lock(self, descriptor: int) -> None:
-        try:
-            fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError as error:
-            pid = os.pread(descriptor, 32, 0).decode("ascii", "replace").strip() or "unknown"
-            raise Locked(
-                f"{self.root}: grayctl with pid {pid} writes this state directory; "
-                "stop it, or use its commands, or give this one a state_dir of its own"
-            ) from error
-        with contextlib.suppress(OSError):  # full or read-only: then the lock holds as well, and names nobody
-            os.ftruncate(descriptor, 0)
-            os.pwrite(descriptor, f"{os.getpid()}\n".encode(), 0)
 
     def _drop_unfinished(self) -> None:
         """Remove what a power cut left of a candidate that was never complete; pruning would stop at it."""
@@ -155,6 +131,7 @@ class Store(Journal):
         with explained(self.root, "write a generation"):
             self._make_folders()  # somebody may have cleared the state directory under a daemon that runs
             manifest = self._writer.write(files, manifest, entries)
+            self._known[manifest.number] = stamp_of(self.folder(manifest.number) / MANIFEST), manifest
         self._highest = manifest.number
         return manifest
 
@@ -234,10 +211,10 @@ class Store(Journal):
         """
         path = self.folder(number) / MANIFEST
         try:
-            mark = stamp_of(path)
-            if self._newest[0] != (path, mark):
-                self._newest = (path, mark), msgspec.json.decode(path.read_bytes(), type=Manifest)
-            return self._newest[1]
+            mark, known = stamp_of(path), self._known.get(number)
+            if known is None or known[0] != mark:
+                known = self._known[number] = mark, msgspec.json.decode(path.read_bytes(), type=Manifest)
+            return known[1]
         except FileNotFoundError as error:
             kept = ", ".join(map(str, self.numbers())) or "none"
             raise StateError(f"there is no generation {number}; kept are: {kept}") from error
@@ -373,9 +350,10 @@ class Store(Journal):
         for number in gone:
             with explained(self.folder(number), "remove the old generation"):
                 remove_tree(self.folder(number))
+            self._hashes.forget(self.folder(number))
+            self._known.pop(number, None)
         if gone:
             self._sweep([self.read(number) for number in numbers if number in needed])
-            self._hashes.trim()
         return gone
 
     def _needed(self, numbers: list[int], keep: int) -> set[int]:
@@ -393,11 +371,13 @@ class Store(Journal):
         objects = {filename for manifest in manifests for filename in manifest.objects.values()}
         sets = {manifest.snippets for manifest in manifests}
         with explained(self.root, "remove what no generation uses"):
-            for path in self.objects_dir.iterdir():
-                if path.name not in objects:
-                    path.unlink()
+            unused = [name for name in os.listdir(self.objects_dir) if name not in objects]  # noqa: PTH208 -- thousands
+            for name in unused:
+                (self.objects_dir / name).unlink()
+            self._hashes.forget(self.objects_dir, unused)
             for folder in self.sets_dir.iterdir():
                 if folder.name not in sets:
                     shutil.rmtree(folder)
+                    self._hashes.forget(folder)
             for leftover in self.generations_dir.glob(".*"):
                 shutil.rmtree(leftover)

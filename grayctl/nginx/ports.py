@@ -5,7 +5,7 @@ import errno
 import re
 import socket
 
-_LISTEN = re.compile(r"^\s*listen\s+(?P<address>[^\s;]+)", re.MULTILINE)
+_LISTEN = re.compile(r"listen\s+(?P<address>[^\s;]+)")
 _ADDRESS = re.compile(r"(?:(?P<host>\[[0-9a-fA-F:.]+\]|[0-9.]+|\*):)?(?P<port>\d{1,5})\Z")
 _LAST = 65535
 
@@ -45,7 +45,14 @@ def strangers(wanted: str, held: str) -> tuple[str, ...]:
 
 
 def _listens(text: str) -> set[Address]:
-    found = (address(one["address"]) for one in _LISTEN.finditer(text))
+    """The addresses that a text listens on; what stands in the middle of a line is no directive of its own.
+
+    The word is searched for and not the line: of a thousand lines that include something a handful listen.
+    """
+    places = (
+        one for one in _LISTEN.finditer(text) if not text[text.rfind("\n", 0, one.start()) + 1 : one.start()].strip()
+    )
+    found = (address(one["address"]) for one in places)
     return {one for one in found if one is not None}
 
 

@@ -51,7 +51,7 @@ def find_master(facts: Facts, proven: Master | None = None) -> Master | None:
         proven: found earlier with these very facts; the same process need not be proven again.
     """
     try:
-        pid = int(facts.pid_file.read_text(encoding="ascii").strip())
+        pid = int(_read(str(facts.pid_file)).strip())
     except (OSError, ValueError):
         return None
     start = start_time(pid)
@@ -189,7 +189,7 @@ def _conf_of(command: str, facts: Facts) -> Path:
 
 def _children(pid: int) -> list[int]:
     try:
-        listed = _read(f"{pid}/task/{pid}/children")
+        listed = _read(f"{_PROC}/{pid}/task/{pid}/children")
     except FileNotFoundError:  # a kernel without CONFIG_PROC_CHILDREN, or no such process
         return [
             int(entry.name)
@@ -205,14 +205,14 @@ def _started(fields: list[str]) -> int | None:
     return None if fields[0] in _DEAD else int(fields[_STAT_START_TIME])
 
 
-def _read(name: str) -> str:
-    """A file below /proc, whole. A proof reads dozens of them, and pathlib takes three times as long.
+def _read(path: str) -> str:
+    """A small file, whole. A proof reads dozens of them, and pathlib takes three times as long.
 
     Raises:
         OSError: there is no such process, or no such file.
     """
     content = b""
-    descriptor = os.open(f"{_PROC}/{name}", os.O_RDONLY | os.O_CLOEXEC)
+    descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         while chunk := os.read(descriptor, _PAGE):
             content += chunk
@@ -223,14 +223,14 @@ def _read(name: str) -> str:
 
 def _stat(pid: int) -> list[str] | None:
     try:
-        return _read(f"{pid}/stat").rpartition(") ")[2].split()
+        return _read(f"{_PROC}/{pid}/stat").rpartition(") ")[2].split()
     except OSError:
         return None
 
 
 def _title(pid: int) -> str:
     try:
-        return _read(f"{pid}/cmdline").replace("\0", " ").strip()
+        return _read(f"{_PROC}/{pid}/cmdline").replace("\0", " ").strip()
     except OSError:
         return ""
 
