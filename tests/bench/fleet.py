@@ -106,11 +106,16 @@ class Fleet:
 
     def release(self, prefix: str) -> None:
         """Write the policy of the released service as `release apply` does, for a grayctl with this prefix."""
+        self._releasing(prefix)()
+
+    def _releasing(self, prefix: str) -> Callable[[], None]:
+        """What writes it; it is worked out before, as by whoever runs `release apply`."""
         text = (
             f"service: {self.released}\nstable: {VERSIONS[0]}\nidentity: [client_ip]\n"
             f"traffic: {{{VERSIONS[1]}: {self.share}}}\n"
         ).encode()
-        self._live = apply(self._consul, prefix, self.released, text, self._live)
+        self._live, send = applying(self._consul, prefix, self.released, text, self._live)
+        return send
 
     # ------------------------------------------------------------ changes
 
@@ -119,7 +124,7 @@ class Fleet:
         number = next(self._made)
         if kind == "KV":
             self.share = _SHARE + number % 50
-            send = (lambda: self.release(prefix)) if prefix else (lambda: self._consul.put(self.key, str(self.share)))
+            send = self._releasing(prefix) if prefix else (lambda: self._consul.put(self.key, str(self.share)))
             share = re.compile(rf"\b{self.share}(\.0+)?%")
             return Change(self.released, send, lambda text: share.search(text) is not None)
         service = self.changing[number % len(self.changing)]
@@ -183,10 +188,18 @@ class Fleet:
 
 def apply(consul: Consul, prefix: str, service: str, text: bytes, before: Live | None) -> Live:
     """Write a policy and its live record in one transaction, as `release apply` does; `before` is the last record."""
+    live, send = applying(consul, prefix, service, text, before)
+    send()
+    return live
+
+
+def applying(
+    consul: Consul, prefix: str, service: str, text: bytes, before: Live | None
+) -> tuple[Live, Callable[[], None]]:
+    """The live record of a policy, and what writes the two."""
     live = follow(read_release(text, "policy"), revision_of(text), before, lambda: "salt")
     operations = [
         {"KV": {"Verb": "set", "Key": f"{prefix}/{kind}/{service}", "Value": base64.b64encode(value).decode()}}
         for kind, value in (("releases", text), ("live", encode_live(live)))
     ]
-    consul.call("PUT", "/v1/txn", operations)
-    return live
+    return live, lambda: consul.call("PUT", "/v1/txn", operations)
