@@ -15,6 +15,7 @@ from httptools import HttpParserError, HttpParserUpgrade, HttpResponseParser
 
 _READ_AT_ONCE = 1 << 16
 _ROUNDS = 10  # of the loop, in which it closes the sockets of what was aborted; two or three do
+_MOMENT = 0.001  # seconds in which an agent answers a few questions
 _CONTINUES = range(100, 200)  # an answer that only says that the answer will come
 
 Opener = Callable[[Callable[[], "Connection"]], Awaitable[tuple[Any, "Connection"]]]
@@ -106,6 +107,9 @@ class Connection(asyncio.BufferedProtocol):
         self._expected = number
         if self._fault is None:
             self._transport.write(requests)
+            if number > 1:  # each answer would wake us as it comes; a moment later they are there together
+                self._transport.pause_reading()
+                self._loop.call_later(_MOMENT, self._transport.resume_reading)
         self._timer = self._loop.call_later(patience.first, self._late, patience.rest)
         self._look()  # an agent with too many connections may have answered before it was asked
         try:
