@@ -46,8 +46,11 @@ class Sight:
 
     @property
     def is_at_rest(self) -> bool:
-        """Whether nothing changes here by time alone: its number is the only one in the window, nobody is absent."""
-        return len(self.counts) == 1 and self.is_learnt
+        """Whether nothing changes here by time alone: there were never more in the window, nobody is absent.
+
+        Smaller numbers that grow too old meanwhile make no difference, and go when it is looked at again.
+        """
+        return self.lost == 0 and self.is_learnt
 
     @property
     def is_learnt(self) -> bool:
