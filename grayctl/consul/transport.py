@@ -105,7 +105,10 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         return await self._request("GET", path, params)
 
     async def get_all(self, paths: Sequence[str], params: _Params = None) -> list[Answer]:
-        """Ask for some paths over one connection, without waiting in between; the answers come in that order."""
+        """Ask for some paths over one connection, without waiting in between; the answers come in that order.
+
+        The paths are quoted by who asks.
+        """
         return await self._requests("GET", paths, params)
 
     async def put(
@@ -130,7 +133,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         return await self._request("POST", path, params, data)
 
     async def _request(self, method: str, path: str, params: _Params, data: object = None) -> Answer:
-        return (await self._requests(method, [path], params, data))[0]
+        # parts that the client has quoted already stay as they are
+        return (await self._requests(method, [quote(path, safe="/:%")], params, data))[0]
 
     async def _requests(self, method: str, paths: Sequence[str], params: _Params, data: object = None) -> list[Answer]:
         """Some requests; after a 403 with an outdated token, once more with the new one (a 403 did nothing)."""
@@ -150,8 +154,7 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
         length = "" if method == "GET" else f"Content-Length: {len(body)}\r\n"
         secret = f"X-Consul-Token: {token}\r\n" if token else ""
         rest = f"{_query(query)}{self._head}{secret}{length}\r\n"
-        # parts that the client has quoted already stay as they are
-        requests = [f"{method} {self._path}{quote(path, safe='/:%')}{rest}".encode() + body for path in paths]
+        requests = [f"{method} {self._path}{path}{rest}".encode() + body for path in paths]
         fault: ConsulError
         try:
             raws = await self._pool.ask(requests, self._patience(query))
