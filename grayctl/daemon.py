@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import gc
 import os
 import signal
 import time
@@ -126,6 +127,7 @@ class Daemon:
         try:
             await asyncio.wait([first, stop, *tasks], timeout=_READY_WITHIN, return_when=asyncio.FIRST_COMPLETED)
             systemd.notify(READY="1")
+            gc.freeze()  # what is there now mostly stays: with 1,000 services to look for garbage in it takes 80 ms
             done, _ = await asyncio.wait([stop, *tasks], return_when=asyncio.FIRST_COMPLETED)
             for task in done - {stop}:
                 task.result()
