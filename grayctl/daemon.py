@@ -6,14 +6,13 @@ import gc
 import os
 import signal
 import time
-import uuid
 from collections.abc import AsyncIterator, Callable
 from dataclasses import replace
 from pathlib import Path
 
 import msgspec
 
-from grayctl import __version__, brake, log, systemd
+from grayctl import __version__, log, systemd
 from grayctl.applier import RETRY_CEILING, RETRY_FIRST, Applier
 from grayctl.assembly import Parts, assemble, dialect
 from grayctl.brake import Brake
@@ -23,23 +22,21 @@ from grayctl.errors import GrayctlError, NginxError, SettingsError, StateError, 
 from grayctl.fleet.adopter import Adopter
 from grayctl.fleet.reporter import Reporter, installation_id
 from grayctl.metrics import ConsulObserver, Metrics
-from grayctl.model.catalog import Freeze
 from grayctl.model.node import NodeReport
-from grayctl.model.outcome import Applied, Rejected
-from grayctl.model.report import Result, Status
+from grayctl.model.report import Status
 from grayctl.nginx.generations import Store
 from grayctl.nginx.inspect import inspect
+from grayctl.orders import Orders
 from grayctl.policy.resolve import Limits
 from grayctl.policy.wire import known_keys
 from grayctl.render.fileset import Renderer
 from grayctl.render.templates import Templates
-from grayctl.report import build_status, disk_status, held_by, result, summary
+from grayctl.report import build_status, disk_status, held_by, summary
 from grayctl.serve import Faces, control_routes, metrics_routes
 from grayctl.settings import Settings, load, path_in_force
 
 _NOTICE_EVERY = 1.0
 _METRICS_AGAIN = 10.0
-_FROZEN = "frozen: nothing that nginx serves is changed until `grayctl unfreeze`"
 # systemd hears READY with the first outcome, or when this has passed: without Consul what stands goes on being served,
 # and neither the machine's start nor systemd's patience may depend on it.
 _READY_WITHIN = 10.0
@@ -159,7 +156,8 @@ class Daemon:
     async def _listening(self) -> AsyncIterator[None]:
         faces = Faces()
         try:
-            await faces.control(control_routes(self), Path(self._settings.control.socket))
+            orders = Orders(self._applier, self._state_dir, self._brake, self._as_on_disk)
+            await faces.control(control_routes(self, orders), Path(self._settings.control.socket))
             scrapes = asyncio.create_task(self._listen_for_scrapes(faces))
             yield
             scrapes.cancel()
@@ -237,14 +235,16 @@ class Daemon:
         """SIGHUP: settings and templates; a broken one keeps the old ones in use."""
         systemd.notify(RELOADING="1", MONOTONIC_USEC=str(time.monotonic_ns() // 1000))
         try:
-            settings = load(self._config)
-            await self._adopt(settings)
+            await self._as_on_disk()
         except GrayctlError as error:
             self._metrics.reread.set(0)
             self._applier.caveat = f"the old settings and templates stay in use until you mend this and reload: {error}"
             self._log.error("reread_failed", error=str(error), kept="the old settings and templates")
         self._applier.tell_systemd()
         systemd.notify(READY="1")
+
+    async def _as_on_disk(self) -> None:
+        await self._adopt(load(self._config))
 
     async def _adopt(self, settings: Settings) -> None:
         parts = self._applier.parts
@@ -304,76 +304,7 @@ class Daemon:
             return "no complete catalog from Consul yet"
         return "" if self._applier.last is not None else "the first catalog is being applied"
 
-    async def render(self) -> Result:
-        """Re-read settings and templates, and converge now."""
-        await self._adopt(load(self._config))
-        return result(await self._applier.converge(retry=True, cause="grayctl render"), self._applier.ward)
-
-    async def freeze(self, *, seconds: float | None, reason: str, author: str) -> Result:
-        """Pull this node's brake."""
-        now = time.time()
-        until = None if seconds is None else now + seconds
-        brake.write_local(self._state_dir, Freeze(reason=reason, author=author, since=now, until=until))
-        self._log.warning("frozen", reason=reason, author=author, until=until)
-        async with self._applier.busy:  # a change under way began before the brake was pulled
-            pass
-        return Result(outcome="done", message=_FROZEN)
-
-    async def unfreeze(self, author: str) -> Result:
-        """Release this node's brake."""
-        brake.write_local(self._state_dir, None)
-        self._log.warning("unfrozen", author=author)
-        if (fleet := self._brake.standing(self._applier.catalog)) is not None:
-            stands = f"frozen by {fleet.author}: {fleet.reason}" if fleet.author else fleet.reason
-            advice = "until `grayctl unfreeze --fleet` nothing is changed"
-            return Result(outcome="done", message=f"this node is unfrozen, but the fleet is {stands}; {advice}")
-        self._applier.ask("unfreeze")
-        return Result(outcome="done", message="unfrozen: what changed meanwhile is applied now")
-
-    async def roll_back(self, number: int, author: str) -> Result:
-        """Serve an earlier generation, and freeze so that the next change does not undo it."""
-        converger = self._equipped().converger
-        async with self._applier.busy:
-            self._store.read(number)
-            reason = f"generation rollback to {number}"
-            brake.write_local(self._state_dir, Freeze(reason=reason, author=author, since=time.time()))
-            began = time.monotonic()
-            outcome = await converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
-            self._applier.record(outcome, 0.0, time.monotonic() - began, reason)
-        answer = result(outcome, self._applier.ward)
-        return msgspec.structs.replace(answer, message=f"{answer.message}\n{_FROZEN}")
-
-    async def forget(self, service: str, author: str) -> Result:
-        """End the name of a service that nothing needs any more."""
-        self._equipped()
-        outcome = await self._applier.forget(service)
-        if isinstance(outcome, Applied):
-            self._log.warning("forgotten", service=service, author=author)
-        answer = result(outcome, self._applier.ward)
-        if not isinstance(outcome, Rejected):
-            return answer
-        advice = f"Your nginx configuration still refers to {service}: remove those lines, then forget it"
-        return msgspec.structs.replace(answer, message=f"{answer.message}\n{advice}")
-
-    async def accept_losses(self, author: str) -> Result:
-        """Believe the disappearance that the guard holds."""
-        held = self._equipped().converger.accept_losses()
-        if held is None:
-            return Result(outcome="unchanged", message="the guard holds nothing")
-        self._log.warning("guard_accepted", author=author, lost=held.lost, known=held.known)
-        return result(await self._applier.converge(cause="guard accept"), self._applier.ward)
-
     # ------------------------------------------------------------ small things
-
-    def _equipped(self) -> Parts:
-        """The parts.
-
-        Raises:
-            StateError: they could not be put together yet.
-        """
-        if self._applier.parts is None:
-            raise StateError(f"grayctl cannot begin: {self._applier.blocked}")
-        return self._applier.parts
 
     def _node_report(self) -> NodeReport:
         """What the fleet is told of this node."""

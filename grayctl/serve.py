@@ -23,13 +23,17 @@ _GROUP = "grayctl"
 
 
 class Desk(Protocol):
-    """What the daemon answers and does on request."""
+    """What the daemon answers on request."""
 
     def status(self) -> Status:
         """Everything `grayctl status` shows."""
 
     def ready(self) -> str:
         """Empty when ready, else why not."""
+
+
+class Orders(Protocol):
+    """What the daemon does on request."""
 
     async def render(self) -> Result:
         """Re-read templates and converge now."""
@@ -86,7 +90,7 @@ def metrics_routes(metrics: Metrics, desk: Desk, refresh: Callable[[], None]) ->
     return {("GET", "/metrics"): exposition, ("GET", "/healthz"): healthz, ("GET", "/readyz"): readyz}
 
 
-def control_routes(desk: Desk) -> Routes:
+def control_routes(desk: Desk, orders: Orders) -> Routes:
     """Commands: reading for whoever may open the socket, acting for root and the daemon's own user."""
 
     async def status(_: Request) -> Answer:
@@ -94,28 +98,28 @@ def control_routes(desk: Desk) -> Routes:
 
     async def render(request: Request) -> Answer:
         _demand_writer(request)
-        return _json(await desk.render())
+        return _json(await orders.render())
 
     async def freeze(request: Request) -> Answer:
         who = _demand_writer(request)
         wish = msgspec.json.decode(request.body, type=FreezeRequest)
-        return _json(await desk.freeze(seconds=wish.seconds, reason=wish.reason, author=who))
+        return _json(await orders.freeze(seconds=wish.seconds, reason=wish.reason, author=who))
 
     async def unfreeze(request: Request) -> Answer:
-        return _json(await desk.unfreeze(_demand_writer(request)))
+        return _json(await orders.unfreeze(_demand_writer(request)))
 
     async def roll_back(request: Request) -> Answer:
         who = _demand_writer(request)
         wish = msgspec.json.decode(request.body, type=RollbackRequest)
-        return _json(await desk.roll_back(wish.generation, who))
+        return _json(await orders.roll_back(wish.generation, who))
 
     async def forget(request: Request) -> Answer:
         who = _demand_writer(request)
         wish = msgspec.json.decode(request.body, type=ForgetRequest)
-        return _json(await desk.forget(wish.service, who))
+        return _json(await orders.forget(wish.service, who))
 
     async def accept_losses(request: Request) -> Answer:
-        return _json(await desk.accept_losses(_demand_writer(request)))
+        return _json(await orders.accept_losses(_demand_writer(request)))
 
     routes: Routes = {
         ("GET", "/status"): status,
