@@ -41,7 +41,7 @@ _TRIGGERS = len(_STATES) + 1
 _PAIR = ("releases", "live")
 _PAIR_WITHIN = 0.01  # seconds; the two answers that tell of one transaction mostly come within a millisecond
 _FIRST_WAIT, _RETURNS = 2.0, 45.0  # seconds; long polls that come back in one second
-_SPREAD = 0.75
+_SPREAD, _SPREAD_SCARCE = 0.5, 0.75
 _JITTER = 0.1
 _READ_TOGETHER = 8  # by the safety net: one after another, but without a pause, which would cost more than the answers
 
@@ -138,10 +138,9 @@ class Watcher:
         age = self._line.clock() - self._began
         young = max(_FIRST_WAIT, len(self._running) / _RETURNS, age)
         longest = min(self._watch.wait, self._watch.full_reread)
-        if young >= longest and not scarce:
-            return longest
-        # short ones come back often: not all at one time, as what is asked together would
-        return min(young, longest) * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
+        if young < longest:  # short ones come back often: not all in one second, as what is asked together would
+            return young * random.uniform(_SPREAD, 1.0)  # noqa: S311 -- spreads load, guards nothing
+        return longest * random.uniform(_SPREAD_SCARCE, 1.0) if scarce else longest  # noqa: S311 -- the same
 
     def _service_wait(self) -> float:
         """Spread where places are scarce, so that there is always one that comes back soon and may give way."""

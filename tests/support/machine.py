@@ -9,6 +9,7 @@ import subprocess
 import sys
 import sysconfig
 import tempfile
+import urllib.error
 import urllib.request
 import uuid
 from collections.abc import Callable
@@ -161,6 +162,9 @@ class Machine:
             try:
                 with _OPENER.open(request, timeout=5) as answer:
                     return bytes(answer.read()).decode()
+            except urllib.error.HTTPError as error:
+                error.close()
+                return ""
             except (OSError, http.client.HTTPException):
                 return ""
 
