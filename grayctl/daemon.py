@@ -193,6 +193,7 @@ class Daemon:
                     for one in works:
                         one.cancel()
                     await asyncio.gather(*works, return_exceptions=True)
+            gc.unfreeze()  # what this watcher consisted of is garbage now
 
     async def _follow_nginx(self) -> None:
         """Notice a new or replaced master within two seconds, without any event, and prove what it serves."""
