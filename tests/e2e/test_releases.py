@@ -29,6 +29,7 @@ def released(edge: Edge) -> Edge:
     put(edge, POLICY)
     edge.up()
     wait_until(lambda: release(edge), "the policy is in force")
+    wait_until(lambda: edge.events("release_served"), "and served: no reload is under way when the next one begins")
     edge.nginx.server_extra = "location = /route { return 200 '$grayver_shop $grayroute_shop'; }"
     edge.nginx.write_conf()
     old = set(edge.nginx.children())
