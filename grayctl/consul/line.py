@@ -22,6 +22,9 @@ _BEFORE, _AFTER = 0.5, 1.0
 # Once Consul has answered everything for so many seconds, the fault is over: then those that failed catch up within
 # about ten seconds, however many they are. Up to a hundred that is the common limit.
 _TRUST, _CATCH_UP = 5.0, 0.16
+# For so many seconds after a fault all sorts of things are made up for, each a reason to ask: then a question takes its
+# turn also in peace, where that comes soon.
+_WARY, _SOON = 15.0, 0.5
 _AT_ONE_TIME = 20
 _FIRST_BACKOFF, _LONGEST_BACKOFF = 0.5, 5.0
 
@@ -123,12 +126,18 @@ class Line:
     async def turn(self, *, calm: bool, fault: bool) -> None:
         """Before a long poll: `calm` waits for its turn; in peace one goes at once, and who waits then waits longer.
 
+        Soon after a fault it takes the next turn where that comes within half a second, and else goes at once too.
+
         After a `fault` all wait for their turns, for a second more. Who has seen none follows them for some seconds: a
         thousand turns take a minute, in which a change would go unnoticed.
         """
         now = self.clock()
         if calm or now < self._calm_until:
             await self.calm(lasting=fault, following=not calm)
+        elif self._calm_until and now < self._calm_until + _WARY and self._next_slot < now + _SOON:
+            slot = max(self._next_slot, now)
+            self._next_slot = slot + 1 / _CALM_RATE
+            await self.sleep(slot - now)
         else:
             self._next_slot = min(max(self._next_slot, now) + 1 / _CALM_RATE, now + _BEFORE)
 
