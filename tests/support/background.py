@@ -19,6 +19,8 @@ async def stop_accepting(*descriptors: int) -> None:
     for one in descriptors:
         asyncio.get_running_loop().remove_reader(one)
     await asyncio.sleep(0.05)
+    for _ in range(10):  # on a busy machine the time may pass in one round of the loop, and it takes three or four
+        await asyncio.sleep(0)
 
 
 @contextlib.contextmanager

@@ -27,6 +27,7 @@ class Relay(Traffic):
         self.dead = False
         self._doomed: set[asyncio.StreamWriter] = set()
         self._clients: set[asyncio.StreamWriter] = set()
+        self._unsent: list[asyncio.StreamWriter] = []  # closed with something left that the other end did not take
         self._closing = asyncio.Event()
 
     def blackhole(self) -> None:
@@ -39,12 +40,15 @@ class Relay(Traffic):
         self.dead = False
 
     async def close(self) -> None:
-        """End all connections."""
+        """End all connections, at once; one whose other end takes nothing any more would never end by itself."""
         self._closing.set()
         while self._clients:
             for client in self._clients:
                 client.transport.abort()
             await asyncio.sleep(0.01)
+        for writer in self._unsent:
+            writer.transport.abort()
+        await asyncio.sleep(0.01)
 
     async def serve(self, client: asyncio.StreamReader, answer: asyncio.StreamWriter) -> None:
         self._clients.add(answer)
@@ -68,6 +72,8 @@ class Relay(Traffic):
             self.open -= 1
             self._clients.discard(answer)
             for writer in filter(None, (server, answer)):
+                if writer.transport.get_write_buffer_size():
+                    self._unsent.append(writer)
                 writer.close()
 
     async def _up(
