@@ -155,11 +155,12 @@ class Line:
                     return
                 # A loop that was held up must not let all who slept meanwhile go at once: one after another.
                 if (early := self._next_slot - self.clock()) > 0:
+                    self._next_slot += 1 / self._calm_rate(self.clock())  # taken: others may come while we sleep
                     await self.sleep(early)
                 if gated and not self.path.is_set():
                     continue
                 now = self.clock()
-                self._next_slot = now + 1 / self._calm_rate(now)
+                self._next_slot = max(self._next_slot, now + 1 / self._calm_rate(now))
                 if lasting:
                     self._calm_until = now + _AFTER
                 return

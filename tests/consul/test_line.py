@@ -120,6 +120,9 @@ async def test_soon_after_a_fault_a_few_polls_take_turns_and_of_many_most_go_at_
     asked = await times(time, line, *[False] * 30)
     assert max(sum(one <= other < one + 1.0 for other in asked) for one in asked) <= 16
 
+    mixed = await times(time, line, *[False, True] * 15)
+    assert max(sum(one <= other < one + 1.0 for other in mixed) for one in mixed) <= 16
+
     slept: list[float] = []
 
     async def note(seconds: float) -> None:
