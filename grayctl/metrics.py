@@ -97,10 +97,7 @@ class Metrics:
         self.releases = gauge("grayctl_releases", "Services that a release decides for.")
         self.release_problems = gauge("grayctl_release_problems", "Releases in Consul that are not the ones in force.")
         self.fallback = gauge(
-            "grayctl_release_fallback",
-            "1 while stable answers for a version without instances.",
-            "service",
-            "version",
+            "grayctl_release_fallback", "1 while stable answers for a version without instances.", "service", "version"
         )
         self.guarded = gauge("grayctl_guarded_instances", "Absent instances that the guard keeps in use.", "service")
         self.guard_holding = gauge("grayctl_guard_holding", "1 while a mass disappearance is kept back.")

@@ -67,8 +67,7 @@ class Site:
         self.master: Master | None = None
         self.orphans: list[int] = []
         self.leaving = 0  # workers of earlier generations, when they were last counted
-        self._reload = reload
-        self._keep = keep
+        self._reload, self._keep = reload, keep
         self._log = log.get("nginx")
         self._namespace = namespace_allowed()
         self._lookout = Lookout()
