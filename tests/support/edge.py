@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
@@ -153,9 +154,18 @@ socket = "{self.folder}/control.sock"
         return report
 
     def generation(self) -> int:
-        """The generation that the marker answers; -1 when it does not."""
-        answer = self.nginx.answers()
-        return int(answer.split()[0]) if answer else -1
+        """The generation that the marker answers; -1 when it does not.
+
+        Asked until it is the one that `current` names, for some seconds: just after a reload an old worker may answer.
+        """
+        named = int((self.nginx.state_dir / "current").readlink().name)
+        give_up = time.monotonic() + 5
+        while True:
+            answer = self.nginx.answers()
+            answered = int(answer.split()[0]) if answer else -1
+            if answered == named or time.monotonic() > give_up:
+                return answered
+            time.sleep(0.02)
 
     def events(self, name: str) -> list[dict[str, Any]]:
         """The daemon's log events of that name."""
