@@ -75,7 +75,7 @@ class Orders:
             began = time.monotonic()
             outcome = await converger.roll_back_to(number, reason, uuid.uuid4().hex[:16])
             self._applier.record(outcome, 0.0, time.monotonic() - began, reason)
-        answer = result(outcome, self._applier.ward)
+        answer = result(outcome, self._applier.ward, about=())
         return msgspec.structs.replace(answer, message=f"{answer.message}\n{_FROZEN}")
 
     async def forget(self, service: str, author: str) -> Result:
@@ -84,7 +84,7 @@ class Orders:
         outcome = await self._applier.forget(service)
         if isinstance(outcome, Applied):
             self._log.warning("forgotten", service=service, author=author)
-        answer = result(outcome, self._applier.ward)
+        answer = result(outcome, self._applier.ward, about=(service,))
         if not isinstance(outcome, Rejected):
             return answer
         advice = f"Your nginx configuration still refers to {service}: remove those lines, then forget it"
@@ -96,7 +96,7 @@ class Orders:
         if held is None:
             return Result(outcome="unchanged", message="the guard holds nothing")
         self._log.warning("guard_accepted", author=author, lost=held.lost, known=held.known)
-        return result(await self._applier.converge(cause="guard accept"), self._applier.ward)
+        return result(await self._applier.converge(cause="guard accept"), self._applier.ward, about=())
 
     def _equipped(self) -> Parts:
         """The parts.

@@ -2,7 +2,7 @@
 
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict, replace
 from pathlib import Path
 
@@ -63,13 +63,20 @@ def fields(outcome: Outcome) -> dict[str, object]:
     return asdict(outcome)
 
 
-def result(outcome: Outcome, ward: Ward) -> Result:
-    """An outcome as a command's answer; a service in quarantine makes it a refusal."""
-    held = [f"{service} is in quarantine: {reason}" for service, reason in ward.reasons().items()]
+def result(outcome: Outcome, ward: Ward, *, about: Collection[str] | None = None) -> Result:
+    """An outcome as a command's answer, which names all services in quarantine.
+
+    Args:
+        outcome: what came of it.
+        ward: who is in quarantine.
+        about: the services that the command was to change, whose quarantine makes it a refusal; None for all.
+    """
+    reasons = ward.reasons()
+    refused = reasons.keys() if about is None else reasons.keys() & set(about)
     return Result(
         outcome=outcome_name(outcome),
-        message="\n".join([summary(outcome), *held]),
-        exit_code=_EXIT_CODES[type(outcome)] or (EXIT_REFUSED if held else 0),
+        message="\n".join([summary(outcome), *(f"{name} is in quarantine: {why}" for name, why in reasons.items())]),
+        exit_code=_EXIT_CODES[type(outcome)] or (EXIT_REFUSED if refused else 0),
         generation=outcome.generation,
     )
 

@@ -3,7 +3,9 @@
 import pytest
 
 from grayctl.model.generation import Object
+from grayctl.model.outcome import Applied, Outcome, Rejected, RolledBack, Unchanged
 from grayctl.quarantine import Case, Ward, culprit, substitute
+from grayctl.report import result
 
 
 def an_object(service: str, sha: str) -> Object:
@@ -14,6 +16,7 @@ NEW = {"shop": an_object("shop", "new"), "other": an_object("other", "new")}
 GOOD = {"shop": an_object("shop", "good")}
 STUBS = {"shop": an_object("shop", "stub")}
 REFUSED = Ward().admit("shop", "nginx said no", 100.0, "new")
+SERVED = Applied(7, proven=True, changed=("shop",), quarantined={}, timings={})
 UNRENDERED = Ward().admit("shop", "the template failed", 100.0)
 
 
@@ -75,3 +78,23 @@ def test_a_release_lets_one_out() -> None:
 )
 def test_the_culprit_is_who_nginx_names(path: str, service: str | None) -> None:
     assert culprit(path, NEW, "/var/lib/grayctl") == service
+
+
+@pytest.mark.parametrize(
+    ("outcome", "about", "code"),
+    [
+        (SERVED, None, 1),
+        (SERVED, ("shop",), 1),
+        (SERVED, ("other",), 0),
+        (SERVED, (), 0),
+        (Unchanged(7), (), 0),
+        (Rejected(7, "f00", "nginx said no"), (), 1),
+        (RolledBack(7, 8, "f00", "not proven", restored=True), (), 3),
+    ],
+)
+def test_a_command_fails_by_the_quarantine_of_what_it_was_to_change(
+    outcome: Outcome, about: tuple[str, ...] | None, code: int
+) -> None:
+    answer = result(outcome, REFUSED, about=about)
+    assert answer.exit_code == code
+    assert "shop is in quarantine: nginx said no" in answer.message, "it is told in any case"
