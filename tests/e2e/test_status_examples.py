@@ -1,6 +1,6 @@
 """The examples of `grayctl status` in docs/operations.md are what it prints in those states, in real runs.
 
-UPDATE_EXAMPLES=1 writes them. Process ids, addresses, paths, versions and times are made alike.
+UPDATE_EXAMPLES=1 writes them. Process ids, addresses, paths, versions, times and where a check is staged are alike.
 """
 
 import os
@@ -82,6 +82,7 @@ def alike(shown: str, edge: Edge) -> str:
         shown = shown.replace(old, new)
     for pattern, new in (
         (r"^nginx ( +)[\d.]+, pid \d+", r"nginx \g<1>1.22.1, pid 640"),
+        (r"staged check: flip", "staged check: namespace"),
         (r"grayctl \d[\w.]*, pid \d+", "grayctl 0.1.0, pid 812"),
         (r"\b\d+ s\b(?! more)", "40 s"),
         (r"\b(\d+ s|\d min) more", "5 min more"),
