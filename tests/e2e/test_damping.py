@@ -26,15 +26,20 @@ def _up(edge: Edge, *names: str, keep: str = "out") -> None:
     wait_until(lambda: edge.serves(*names), "all are served")
 
 
+def _flappers(edge: Edge) -> list[dict[str, str]]:
+    return [
+        {name: one[name] for name in ("instance", "kept")} for one in (edge.status() or {})["services"][0]["flappers"]
+    ]
+
+
 def test_a_flapper_is_kept_out_until_it_is_calm(edge: Edge) -> None:
     _up(edge, "a", "b", "c")
     _flap(edge, "c", "passing")
     [event] = edge.events("damped")
     assert (event["service"], event["id"]) == ("shop", "c")
     wait_until(lambda: edge.serves("a", "b"), "it is kept out although it passes")
-    report = edge.status() or {}
-    [flapper] = report["services"][0]["flappers"]
-    assert (flapper["instance"], flapper["kept"]) == ("c", "out")
+    kept = [{"instance": "c", "kept": "out"}]
+    wait_until(lambda: _flappers(edge) == kept, "which status tells")
     shown = edge.cli("status").stdout
     assert "1 flapping" in shown
     assert "shop: c: flapping: kept out, until it has been calm for" in shown
