@@ -15,6 +15,7 @@ from grayctl.render.templates import Templates
 from tests.releases.site import TEMPLATES, Instance, plan_of
 from tests.support.advised import INCLUDE, PASS, SNIPPET, Bench
 from tests.support.nginx import LOAD_STREAM, write
+from tests.support.rights import demand_root
 
 HOME = f"{SNIPPET}\n{PASS}"
 LINE = "include {state}/snippets/pass/shop.conf;"
@@ -25,6 +26,7 @@ LOG = "access_log {folder}/other.log;"
 BY_GLOB = "include {state}/current/*.conf;"
 WEB = "listen 127.0.0.1:{web};"
 CACHE = "proxy_cache_path {folder}/cache keys_zone=z:1m;"
+LOGS = "/var/log/nginx is root's"
 LONG = "a" * 60  # needs a bucket of 128
 
 
@@ -36,12 +38,14 @@ class Case:
         line: what stands on the line that the finding names; `{` for the line that opens http.
         write: as for `Bench.write`.
         settings: TOML text.
+        roots: why only root's nginx takes what is advised; empty when anybody's does.
     """
 
     rule: str
     line: str
     write: Mapping[str, Any] = field(default_factory=dict)
     settings: str = ""
+    roots: str = ""
 
     @property
     def id(self) -> str:
@@ -148,13 +152,14 @@ CASES = [
     Case("worker-shutdown-timeout", "", {"main": ""}),
     Case("master-process-off", "master_process off;", {"main": "worker_shutdown_timeout 5m;\nmaster_process off;"}),
     Case("working-directory-missing", "working_directory {folder}/w;", {"main": "working_directory {folder}/w;"}),
-    Case("error-log-no-file", "error_log stderr;", {"error_log": "error_log stderr;"}),
+    Case("error-log-no-file", "error_log stderr;", {"error_log": "error_log stderr;"}, roots=LOGS),
     Case(
         "error-log-no-file",
         "error_log syslog:server=127.0.0.1 warn;",
         {"error_log": "error_log syslog:server=127.0.0.1 warn;"},
+        roots=LOGS,
     ),
-    Case("pid-file-unusable", "pid /dev/null;", {"pid": "pid /dev/null;"}),
+    Case("pid-file-unusable", "pid /dev/null;", {"pid": "pid /dev/null;"}, roots="/run is root's"),
     Case("worker-files-low", "worker_rlimit_nofile 100;", {"main": "worker_rlimit_nofile 100;"}),
     Case("worker-connections-low", "worker_connections 20;", {"events": "worker_connections 20;"}),
     Case("worker-connections-low", "events {", settings="[services.shop]\nkeepalive = 512"),
@@ -191,6 +196,8 @@ def _line_of(where: str) -> str:
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.id)
 def test_the_advised_line_ends_the_finding_and_nginx_takes_it(bench: Bench, case: Case) -> None:
+    if case.roots:
+        demand_root(case.roots)
     assert bench.found(case.rule) == []
     bench.configure(case.settings)
     bench.write(**case.write)

@@ -23,6 +23,7 @@ from grayctl.nginx.generations import Store
 from tests.support.advised import Bench
 from tests.support.nginx import Nginx
 from tests.support.process import clean_env, wait_until
+from tests.support.rights import demand_root
 
 NOBODY = 65534
 # Root goes first, so that everything is imported by somebody who may read it wherever it is installed.
@@ -59,6 +60,7 @@ def public() -> Iterator[Bench]:
 
 
 def _as_nobody(bench: Bench, rule: str) -> list[Finding]:
+    demand_root("to become nobody")
     done = subprocess.run(
         [sys.executable, "-c", AS_NOBODY, bench.config], capture_output=True, timeout=60, check=False, env=clean_env()
     )
@@ -139,6 +141,7 @@ def test_a_state_directory_below_one_that_others_write_is_no_better(public: Benc
 
 
 def test_a_state_directory_of_somebody_else_is_taken_back(public: Bench) -> None:
+    demand_root("owners are root's to give")
     os.chown(public.nginx.state_dir, NOBODY, NOBODY)
     (found,) = public.found("state-dir-writable-by-others")
     assert "belongs to nobody" in found.what

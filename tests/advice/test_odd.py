@@ -15,8 +15,10 @@ from grayctl.settings import parse
 from tests.advice.test_configuration import ELSEWHERE
 from tests.support.advised import PASS, SNIPPET, Bench
 from tests.support.nginx import LOAD_STREAM, MODULES
+from tests.support.rights import demand_root
 
 LUA = MODULES / "ngx_http_lua_module.so"
+LOW_PORTS = "every way to listen"
 HOME = f"{SNIPPET}\n{PASS}"
 
 # name -> (what to write, what else may be said)
@@ -61,7 +63,7 @@ VALID: dict[str, tuple[dict[str, Any], set[str]]] = {
         },
         {"unix-listener"},
     ),
-    "every way to listen": (
+    LOW_PORTS: (
         {
             "server": "listen [::1]:{web} ipv6only=on;\nlisten 127.0.0.1;\nlisten *:81 default_server backlog=10;\n"
             "listen 82 reuseport;\nserver_name '' _ ~^(?<a>.+)\\.x$ *.example.com;"
@@ -117,6 +119,8 @@ if LOAD_STREAM is not None:
 @pytest.mark.parametrize("name", VALID)
 def test_an_odd_configuration_that_nginx_takes_is_judged_without_a_false_alarm(bench: Bench, name: str) -> None:
     write, said = VALID[name]
+    if name == LOW_PORTS:
+        demand_root("to listen on a port below 1024")
     bench.write(**write)
     tested = bench.tested()
     assert tested.ok, tested.messages

@@ -1,9 +1,11 @@
 """The examples of `grayctl status` in docs/operations.md are what it prints in those states, in real runs.
 
-UPDATE_EXAMPLES=1 writes them. Process ids, addresses, paths, versions, times and where a check is staged are alike.
+UPDATE_EXAMPLES=1 writes them. Process ids, addresses, paths, versions, times, who we are and where a check is
+staged are made alike.
 """
 
 import os
+import pwd
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -78,6 +80,7 @@ def alike(shown: str, edge: Edge) -> str:
         (str(edge.folder), "/etc/nginx"),
         (edge.consul.address, "http://127.0.0.1:8500"),
         ("edge-test", "edge-1"),
+        (f"this node by {pwd.getpwuid(os.getuid()).pw_name}", "this node by root"),
     ):
         shown = shown.replace(old, new)
     for pattern, new in (

@@ -20,6 +20,7 @@ from grayctl.nginx.site import Site
 from grayctl.nginx.staging import Spare, namespace_allowed
 from tests.support.nginx import BINARY, Nginx, write
 from tests.support.process import clean_env, wait_until
+from tests.support.rights import demand_root
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -272,8 +273,7 @@ async def test_a_namespace_that_fails_after_all_falls_back_to_flipping(nginx: Ng
 
 def test_no_namespace_is_claimed_where_mounts_in_it_would_not_be_private() -> None:
     """In a chroot `/` is no mount point: nothing keeps a mount from the host, so none is made."""
-    if os.geteuid() != 0:
-        pytest.skip("chroot needs root")
+    demand_root("to chroot")
     program = """
 import os
 from grayctl.nginx.staging import Spare, namespace_allowed

@@ -94,7 +94,12 @@ def test_a_number_in_the_journal_is_not_given_again(nginx: Nginx, store: Store) 
     assert write(store, nginx.files("v1")).number == 8
 
 
-HARMS = pytest.mark.parametrize("harm", [lambda path: path.write_text("x"), lambda path: path.unlink()])
+def overwrite(path: Path) -> None:
+    path.chmod(0o644)
+    path.write_text("x", encoding="ascii")
+
+
+HARMS = pytest.mark.parametrize("harm", [overwrite, Path.unlink])
 SNIPPETS = pytest.mark.parametrize("snippet", ["shop.conf", "pass/shop.conf"])
 
 

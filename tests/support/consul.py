@@ -4,6 +4,7 @@ import base64
 import http
 import json
 import re
+import resource
 import shutil
 import signal
 import subprocess
@@ -124,7 +125,9 @@ class Consul:
         kind = ["-server", f"-bootstrap-expect={self.servers}"] if self.servers else []
         kind = [*kind, f"-data-dir={self.folder / 'data'}"] if self.persistent else ["-dev"]
         command = [consul_binary(), "agent", *kind, f"-config-file={self.folder / 'agent.json'}"]
-        self.process = start(command, log=self.log)
+        # a login's limit of open files is 1024, and an agent that may have more connections than it has files ends
+        files = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+        self.process = start(["prlimit", f"--nofile={files}", *command], log=self.log)
         if wait:
             self.wait_ready()
 

@@ -1,7 +1,6 @@
 """The unit files: systemd understands every line of them, and how far their sandbox is closed."""
 
 import json
-import os
 import re
 import shutil
 import subprocess
@@ -10,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.consul import REPOSITORY
+from tests.support.rights import demand_root
 
 UNITS = REPOSITORY / "systemd"
 INSTANCE = {
@@ -94,8 +94,8 @@ def test_the_template_is_the_unit_with_an_instance_in_it() -> None:
     assert template == unit
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
 def test_sysusers_makes_the_group(tmp_path: Path) -> None:
+    demand_root("owners are root's to give")
     (tmp_path / "etc").mkdir()
     file = UNITS / "sysusers.d" / "grayctl.conf"
     assert "Creating group 'grayctl'" in quiet("systemd-sysusers", "--dry-run", f"--root={tmp_path}", file)
@@ -103,9 +103,9 @@ def test_sysusers_makes_the_group(tmp_path: Path) -> None:
     assert (tmp_path / "etc" / "group").read_text(encoding="ascii").startswith("grayctl:x:")
 
 
-@pytest.mark.skipif(os.geteuid() != 0, reason="owners are root's to give")
 def test_tmpfiles_makes_the_directories_and_closes_the_token(tmp_path: Path) -> None:
     """On a bare root, and over what stands there with other modes."""
+    demand_root("owners are root's to give")
     (tmp_path / "etc" / "grayctl").mkdir(parents=True)
     token = tmp_path / "etc" / "grayctl" / "token"
     token.write_text("secret", encoding="ascii")
