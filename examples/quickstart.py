@@ -135,10 +135,10 @@ class Story:
             self.demand(code == ROLLED_BACK, f"`grayctl render` must end with {ROLLED_BACK} (rolled back), not {code}")
             await self.figures(self.weights)
             self.demand(await self.generation() == before, "the last good generation must be back")
-            self.template.unlink()
 
-        self.title("The template is mended.")
-        await self.render()
+            self.title("The template is mended.")  # before the port is free, or grayctl might try the template again
+            self.template.unlink()
+            await self.render()
         await self.served()
 
     async def release(self) -> None:

@@ -36,7 +36,7 @@ def quarantine(edge: Edge) -> None:
     edge.configure(top=f'templates_dir = "{templates.parent}"')
     edge.cli("render")
     edge.backend("b")
-    wait_until(lambda: (edge.status() or {})["services"][0]["registered"] == 2, "the newcomer is heard of")
+    wait_until(lambda: "not applied yet: 2" in edge.cli("status").stdout, "what the newcomer comes to is worked out")
 
 
 def held(edge: Edge) -> None:
