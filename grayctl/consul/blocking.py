@@ -11,8 +11,9 @@ from grayctl.consul.client import Reply
 
 T = TypeVar("T")
 
-# An answer within this many seconds to a question that Consul could have held means: do not spin.
-_AT_ONCE = 0.05
+# An answer within this many seconds to a question that Consul could have held means: do not spin. One that tells
+# nothing new has longer: ten queries that each come back twice a second are all that the common limit allows.
+_AT_ONCE, _SOON = 0.05, 0.5
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 # An index that keeps moving at once is churn, whether or not the content came back to what it was: wait a little and
 # read many changes as one, but never long.
@@ -73,12 +74,13 @@ class Memory(Generic[T]):
             self._backwards += 1
             return Verdict(drop=True, news=False, woke=True, calm=True, early=False, pause=_growing(self._backwards))
         self._backwards = 0
-        self._hasty = self._hasty + 1 if elapsed < _AT_ONCE else 0
         woke = reply.index != self.index
         early = not woke and elapsed < wait * _EARLY
-        spins = not news and self._hasty > 0
-        if not (news or woke or early or spins):
+        if not (news or woke or early):
+            self._hasty = 0
             return _NOTHING_NEW
+        self._hasty = self._hasty + 1 if elapsed < (_AT_ONCE if news else _SOON) else 0
+        spins = not news and self._hasty > 0
         pause = _growing(self._hasty)
         return Verdict(
             drop=False,

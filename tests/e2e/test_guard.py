@@ -15,12 +15,15 @@ def _absent(edge: Edge, *names: str) -> None:
 
 
 def test_a_mass_disappearance_is_kept_until_somebody_accepts_it(edge: Edge) -> None:
-    edge.configure(more=GUARD)
+    edge.configure(more=f'{GUARD}[reload]\nmin_interval = "2s"\n')
     names = ("a", "b", "c", "d", "f")
     for name in names:
         edge.backend(name)
     edge.up()
     wait_until(lambda: edge.serves(*names), "all five are served")
+    before = len(edge.events("applied"))
+    edge.backend("a", weight=2)
+    wait_until(lambda: len(edge.events("applied")) > before, "what comes soon after it is taken together")
     _absent(edge, "b", "c", "d", "f")
     wait_until(lambda: (edge.status() or {})["guard"], "the guard holds")
     assert edge.serves(*names)
