@@ -7,7 +7,7 @@ from pathlib import Path
 import msgspec
 
 from tests.bench import churn
-from tests.bench.growth import Figure, figures
+from tests.bench.growth import WARM_UP, Figure, figures
 from tests.bench.section import Option, Report, Section, table
 
 _SHORT = 600.0  # seconds
@@ -28,6 +28,7 @@ def judged(one: churn.Run) -> Report:
     # what is on disk fills up at first, and only a long run can tell that from a leak
     found = figures(one.samples, one.keep, written=math.inf) if one.seconds < _SHORT else figures(one.samples, one.keep)
     minutes = f"{one.seconds / 60:g} minutes"
+    rise = f"rise in {one.seconds * (1 - WARM_UP) / 60:.3g} minutes"
     title = f"{minutes} of churn: {churn.SERVICES} services of about {churn.INSTANCES} instances"
     last, seconds = one.final, one.samples[-1].at - one.samples[0].at
     text = f"""{title}
@@ -35,7 +36,7 @@ def judged(one: churn.Run) -> Report:
 changed: {_counted(one.done)}
 logged: {_counted(one.events)}
 
-{table(("", "level", f"rise in {minutes}", "allowed", "peak", "bound", ""), map(_row, found))}
+{table(("", "level", rise, "allowed", "peak", "bound", ""), map(_row, found))}
 
 grayctl's CPU: {_share(one, "cpu", seconds)}, its children's: {_share(one, "cpu_children", seconds)}.
 At rest: {last.children} children, {last.leaving} workers shutting down, {last.pending} journal files,
