@@ -31,6 +31,7 @@ from tests.support.ports import free_ports
 
 REQUESTS = int(os.environ.get("GRAYCTL_DIFFERENTIAL", "10000"))
 SERVICES, EACH = 8, 400
+PARTS = 5  # in one test it would be by far the longest of all, and everybody would wait for its worker
 
 
 @dataclass
@@ -106,13 +107,15 @@ def _request(sent: Sent) -> Request:
     )
 
 
+@pytest.mark.parametrize("part", range(PARTS))
 @settings(
-    max_examples=max(1, REQUESTS // EACH),
+    max_examples=max(1, REQUESTS // EACH // PARTS),
     deadline=None,
     suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow],
 )
 @given(seed=st.integers(0, 2**48))
-def test_explain_nginx_and_the_oracle_agree(tmp_path_factory: pytest.TempPathFactory, seed: int) -> None:
+def test_explain_nginx_and_the_oracle_agree(tmp_path_factory: pytest.TempPathFactory, part: int, seed: int) -> None:
+    del part
     random = Random(seed)
     folder = tmp_path_factory.mktemp("differential")
     ports = free_ports(2)
