@@ -29,7 +29,7 @@ class Verdict:
         drop: the index went backwards: believe nothing of it, forget the index, read again.
         news: the value differs from the one that is stored, or is the first.
         woke: the index moved, whether or not the content did.
-        calm: this came too early, or at once and told nothing; ask again only through the limiter that all queries
+        calm: this came too early, or soon and told nothing; ask again only through the limiter that all queries
             share.
         early: it came too early, and the index had not moved: whatever answers so has a fault.
         pause: seconds to wait before asking again.

@@ -158,9 +158,9 @@ socket = "{self.folder}/control.sock"
 
         Asked until it is the one that `current` names, for some seconds: just after a reload an old worker may answer.
         """
-        named = int((self.nginx.state_dir / "current").readlink().name)
         give_up = time.monotonic() + 5
         while True:
+            named = int((self.nginx.state_dir / "current").readlink().name)
             answer = self.nginx.answers()
             answered = int(answer.split()[0]) if answer else -1
             if answered == named or time.monotonic() > give_up:
