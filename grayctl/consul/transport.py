@@ -17,6 +17,7 @@ from grayctl.consul import faults
 from grayctl.consul.token import Token
 from grayctl.consul.wire import Opener, Patience, Pool
 from grayctl.errors import ConsulError, SettingsError
+from grayctl.model.tokens import canonical_ip
 from grayctl.settings import ConsulSettings
 
 with warnings.catch_warnings():
@@ -86,7 +87,8 @@ class Transport(base.HTTPClient):  # type: ignore[misc]  # -- python-consul2 shi
             port=url.port or (443 if tls else 80),
             ssl=tls_context(self._settings) if tls else None,
             server_hostname=self._settings.tls_server_name or url.hostname if tls else None,
-            happy_eyeballs_delay=_SECOND_FAMILY,
+            # only a name has two families; and who gives up while they race leaves CPython's winner open as garbage
+            happy_eyeballs_delay=None if canonical_ip(url.hostname or "") else _SECOND_FAMILY,
         )
 
     async def close(self) -> None:

@@ -1,6 +1,7 @@
 """The client: typed answers from a real agent, one kind of error from a scripted one, and no secret anywhere."""
 
 import asyncio
+import gc
 import os
 import subprocess
 import sys
@@ -370,3 +371,15 @@ def test_importing_us_is_silent_under_w_error() -> None:
         cwd=Path(__file__).parents[2],
     )
     assert done.returncode == 0, done.stderr
+
+
+async def test_who_gives_up_while_it_connects_leaves_no_connection_open(consul: Consul) -> None:
+    """A socket that only the garbage collector closes is a warning, and warnings are errors."""
+    async with ConsulClient(settings(consul.address), connections=4) as client:
+        for turns in range(200):
+            asked = asyncio.create_task(client.glance())
+            for _ in range(turns % 12):
+                await asyncio.sleep(0)
+            asked.cancel()
+            await asyncio.wait([asked])
+    gc.collect()
